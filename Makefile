@@ -1,0 +1,57 @@
+# kubeway: `make demo` shows it, `make test` proves it. Everything lives in .venv; nothing is installed system-wide
+# but, as root on Debian, the few tools in PACKAGES, and those only where they are missing.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# How many test workers; the kernel tests live in namespaces of their own and may run side by side.
+WORKERS ?= 2
+PYTEST ?= -n $(WORKERS) --dist loadfile
+
+.PHONY: help venv system demo test check format bench lock clean
+
+help: ## say what can be made
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 10
+
+venv: $(STAMP) ## the Python environment, exactly as locked
+
+$(STAMP): requirements-dev.txt
+	@tools/venv.sh $(VENV)
+	@touch $(STAMP)
+
+system: ## nft, conntrack, ip and friends: installed as root on Debian if missing
+	@tools/system.sh
+
+demo: venv system ## a node, pods and a client in namespaces; real requests; cleans up
+	@$(BIN)/kubeway demo
+
+test: venv system ## every test; those that speak to a kernel need root and are skipped without
+	@$(BIN)/python -m pytest $(PYTEST)
+
+check: venv ## style, types, floors
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: venv ## put the source into house style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: venv system ## numbers: compile, plan, write
+	$(BIN)/python bench/run.py
+
+lock: venv ## resolve the lock files anew from pyproject.toml (needs uv)
+	uv pip compile pyproject.toml --generate-hashes --no-header --no-annotate \
+	  --python-version 3.11 --python-platform linux -q -o requirements.txt
+	uv pip compile pyproject.toml --extra dev -c requirements.txt --generate-hashes --no-header --no-annotate \
+	  --python-version 3.11 --python-platform linux -q -o requirements-dev.txt
+
+clean: ## take away what was made
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
