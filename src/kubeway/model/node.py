@@ -1,0 +1,94 @@
+"""
+This node, as far as Services depend on it.
+
+`NodeFacts` is what was found out, `Options` is what was asked for, and `NodeView`
+is what follows from both for packets: the part of every mode's input that is the
+same for all service ports.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct, field
+
+from kubeway.values import Ip, Prefix
+
+DetectLocalMode = Literal["ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"]
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    """What the user asked for; the defaults are kube-proxy's for nftables mode."""
+
+    hostname: str = ""
+    mode: str = "nftables"
+    cluster_cidrs: tuple[Prefix, ...] = ()
+    detect_local: DetectLocalMode = "ClusterCIDR"
+    bridge_interface: str = ""
+    interface_prefix: str = ""
+    masquerade_all: bool = False
+    masquerade_bit: int = 14
+    # CIDRs whose local addresses accept node ports; () accepts all of them.
+    node_port_addresses: tuple[Prefix, ...] | Literal["primary"] = "primary"
+    external_ips: bool = True  # gate AllowServiceExternalIPs
+
+
+class NodeFacts(Struct, frozen=True, kw_only=True):
+    """What is known of this node.
+
+    `ips` holds at most one address of a family, the primary family first;
+    `addresses` are all addresses of its interfaces, loopback included.
+    """
+
+    name: str
+    ips: tuple[Ip, ...] = ()
+    zone: str = ""
+    pod_cidrs: tuple[Prefix, ...] = ()
+    addresses: frozenset[Ip] = frozenset()
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+class Detector(Struct, frozen=True):
+    """How a packet from a pod of this cluster is told from others.
+
+    cidr: its source is in `prefix`. interface: it came in by `interface`.
+    interface-prefix: it came in by an interface whose name begins with `interface`.
+    """
+
+    kind: Literal["cidr", "interface", "interface-prefix"]
+    prefix: Prefix | None = None
+    interface: str = ""
+
+    def is_local(self, src: bytes, iif: str) -> bool:
+        if self.prefix is not None:
+            return self.prefix.holds(src)
+        if self.kind == "interface":
+            return iif == self.interface
+        return iif.startswith(self.interface)
+
+
+class FamilyView(Struct, frozen=True):
+    """What this node settles for one family.
+
+    `detector` None: pods cannot be told from others. `node_ports` None: every
+    local address but loopback accepts node ports; else just these.
+    `service_cidrs`: addresses that only Services may have. `addresses`: this node's.
+    """
+
+    family: int
+    detector: Detector | None = None
+    node_ports: tuple[Ip, ...] | None = None
+    service_cidrs: tuple[Prefix, ...] = ()
+    addresses: frozenset[Ip] = frozenset()
+
+
+class NodeView(Struct, frozen=True):
+    """What this node settles for every service port."""
+
+    v4: FamilyView
+    v6: FamilyView
+    masquerade_all: bool = False
+    mark: int = 0x4000
+
+    def family(self, family: int) -> FamilyView:
+        return self.v4 if family == 4 else self.v6
