@@ -1,0 +1,375 @@
+"""
+From changes to the messages that make them: objects in, netlink bytes out.
+
+The changes come in the order the plan gave them, and the messages keep it. One
+message may carry thousands of elements; each parcel knows which changes are in
+its message, so that a refusal finds its way back to the one that was refused.
+
+`lift` is the opposite. This file knows no Service and opens no socket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from kubeway.planes.nft.fields import FIELDS, width
+from kubeway.planes.nft.objects import (
+    CATCH_ALL,
+    TABLE,
+    Accept,
+    Alien,
+    Bitwise,
+    Chain,
+    Cmp,
+    Ct,
+    Dnat,
+    Drop,
+    Dynset,
+    Element,
+    Expr,
+    Fib,
+    Foreign,
+    Goto,
+    Immediate,
+    Jump,
+    Lookup,
+    Masquerade,
+    Meta,
+    MetaSet,
+    Numgen,
+    Payload,
+    Reject,
+    Return,
+    Rule,
+    Rules,
+    Set,
+    Table,
+)
+from kubeway.program.program import Change
+from kubeway.wire import nftables as wire
+from kubeway.wire.netlink import ATTR, NLA_F_NESTED, attr, be32, nest, walk
+
+# An element list is one attribute, and an attribute is under 64 KiB.
+_LIST_LIMIT: Final = wire.MAX_ATTR - 64
+_LARGE: Final = 2000
+_LIST_START: Final = 20  # a message's header and its nfgenmsg, where attributes begin
+
+
+class Parcel(NamedTuple):
+    """One message, and the changes it makes."""
+
+    data: bytes
+    changes: Sequence[Change]
+
+    def culprit(self, offset: int) -> Change:
+        """The change whose element begins at `offset` of the message, else the first."""
+        if len(self.changes) > 1 and offset:
+            at = _LIST_START
+            for kind, value in walk(self.data[_LIST_START:]):
+                if kind == 3:
+                    place = at + 4
+                    for change, (_, item) in zip(self.changes, walk(value), strict=False):
+                        if place == offset:
+                            return change
+                        place += 4 + (len(item) + 3 & ~3)
+                at += 4 + (len(value) + 3 & ~3)
+        return self.changes[0]
+
+
+def lower(changes: Sequence[Change]) -> list[Parcel]:
+    """The messages of one transaction, without its begin and end."""
+    runs = _runs(changes)
+    sizes = _sizes(runs)
+    parcels: list[Parcel] = []
+    for place, run in runs:
+        if place is None:
+            for change in run:
+                one = [change]
+                parcels += (Parcel(data, one) for data in _messages(change, sizes))
+        else:
+            parcels += _elements(*place, run)
+    return parcels
+
+
+_Place = tuple[str, str, bool]  # of a run of elements: family, set, whether they go
+_Run = tuple[_Place | None, list[Change]]
+
+
+def _runs(changes: Sequence[Change]) -> list[_Run]:
+    """The changes in their order, but with the elements of one set together: they do
+    not point at each other. One pass, as there may be a million."""
+    runs: list[_Run] = []
+    places: dict[_Place, list[Change]] = {}
+    others: list[Change] | None = None
+    for change in changes:
+        key = change[1]
+        if key[1] != "element":
+            if others is None:
+                others, places = [], {}
+                runs.append((None, others))
+            others.append(change)
+            continue
+        others = None
+        name = key[2]
+        place = (name[0], name[1], change[0] == "del")
+        run = places.get(place)
+        if run is None:
+            run = places[place] = []
+            runs.append((place, run))
+        run.append(change)
+    return runs
+
+
+def _messages(change: Change, sizes: Mapping[tuple[str, str], int]) -> Iterator[bytes]:
+    match change.key.kind:
+        case "table":
+            return _table(change)
+        case "set":
+            return _set(change, sizes)
+        case "chain":
+            return _chain(change)
+        case _:
+            return _rules(change)
+
+
+def _sizes(runs: list[_Run]) -> dict[tuple[str, str], int]:
+    """Room for each large set that is made and filled in this transaction.
+
+    The kernel fills a hash of known size in half the time of one that has to grow,
+    but such a hash refuses elements over its size (ENFILE). So there is room for
+    at least twice as many; when that is full the table is made anew (`laws.FULL`).
+    """
+    made = {c.key.name for place, run in runs if place is None for c in run if c.key.kind == "set"}
+    return {
+        place[:2]: 1 << (2 * len(run)).bit_length()
+        for place, run in runs
+        if place is not None and place[:2] in made and len(run) >= _LARGE
+    }
+
+
+# --- tables, sets, chains, rules --------------------------------------------------
+
+
+def _table(change: Change) -> Iterator[bytes]:
+    (family,) = change.key.name
+    if change.verb != "add":
+        yield wire.del_table(str(family), TABLE)
+    if isinstance(change.new, Table):
+        words = change.new.comment
+        yield wire.new_table(str(family), TABLE, wire.comment(0, words) if words else b"")
+
+
+def _set(change: Change, sizes: Mapping[tuple[str, str], int]) -> Iterator[bytes]:
+    family, name = change.key.name
+    if change.verb != "add":
+        yield wire.del_set(family, TABLE, name)
+    if isinstance(change.new, Set):
+        yield lower_set(family, name, change.new, sizes.get((family, name), 0))
+
+
+def lower_set(family: str, name: str, new: Set, room: int = 0) -> bytes:
+    """The NEWSET message of a set or map; `room` for so many elements, 0 for as many as come."""
+    is_map = new.verdicts or bool(new.data)
+    flags = (
+        (wire.SET_MAP if is_map else 0)
+        | (wire.SET_INTERVAL if new.ranges else 0)
+        | (wire.SET_CONCAT if new.ranges and len(new.key) > 1 else 0)
+        | (wire.SET_EVAL if new.dynamic else 0)
+        | (wire.SET_TIMEOUT if new.timeout else 0)
+    )
+    return wire.new_set(
+        family,
+        TABLE,
+        name,
+        flags=flags,
+        key_type=wire.datatype(new.key),
+        key_size=width(new.key),
+        data_type=wire.TYPE_VERDICT if new.verdicts else wire.datatype(new.data),
+        data_size=16 if new.verdicts else width(new.data),
+        fields=tuple(FIELDS[f].size for f in new.key) if new.ranges else (),
+        timeout=new.timeout,
+        size=new.size or (0 if new.ranges else room),
+        userdata=wire.typeof_userdata(
+            new.key, new.data, is_map, new.data == ("meta priority",), new.comment
+        ),
+        set_id=1,
+    )
+
+
+def _chain(change: Change) -> Iterator[bytes]:
+    family, name = map(str, change.key.name)
+    if change.verb != "add":
+        yield wire.del_chain(family, TABLE, name)
+    if isinstance(change.new, Chain):
+        new = change.new
+        hook = wire.HOOKS[new.hook] if new.hook else None
+        words = wire.comment(0, new.comment) if new.comment else b""
+        yield wire.new_chain(family, TABLE, name, hook, new.priority, new.type, words)
+
+
+def _rules(change: Change) -> Iterator[bytes]:
+    family, chain = map(str, change.key.name)
+    # Emptying comes first also for "add" when the chain was there without being ours to know.
+    if change.verb != "add":
+        yield wire.del_rules(family, TABLE, chain)
+    if isinstance(change.new, Rules):
+        for rule in change.new.rules:
+            yield lower_rule(family, chain, rule)
+
+
+def lower_rule(family: str, chain: str, rule: Rule) -> bytes:
+    """The NEWRULE message of a rule, to be the chain's last."""
+    words = wire.comment(0, rule.comment) if rule.comment else b""
+    body = b"".join(lower_expr(family, expr) for expr in rule.exprs)
+    return wire.new_rule(family, TABLE, chain, body, words)
+
+
+# --- instructions -------------------------------------------------------------------
+
+
+def lower_expr(family: str, expr: Expr) -> bytes:
+    """The attribute of one instruction."""
+    match expr:
+        case Payload(reg, base, offset, size):
+            return wire.payload(reg, base, offset, size)
+        case Meta(reg, key):
+            return wire.meta(reg, key)
+        case MetaSet(reg, key):
+            return wire.meta_set(reg, key)
+        case Ct(reg, key):
+            return wire.ct(reg, key)
+        case Fib(reg, of):
+            return wire.fib(reg, of)
+        case Immediate(reg, value):
+            return wire.immediate(reg, value)
+        case Bitwise(reg, mask, xor):
+            return wire.bitwise(reg, mask, xor)
+        case Cmp(reg, op, value):
+            return wire.cmp(reg, op, value)
+        case Lookup(reg, name, into, invert):
+            number = None if into is None else 0 if into == "verdict" else wire.register(into)
+            return wire.lookup(reg, name, number, invert)
+        case Numgen(reg, modulus, offset):
+            return wire.numgen(reg, modulus, offset)
+        case Dynset(op, name, reg, data, timeout):
+            return wire.dynset(op, name, reg, data, timeout)
+        case Dnat(ip, port):
+            return wire.dnat(family, ip, port)
+        case Masquerade():
+            return wire.masquerade()
+        case Reject():
+            return wire.reject(family)
+        case Foreign(name, data):
+            return nest(1, attr(1, name.encode() + b"\0"), attr(2 | NLA_F_NESTED, data))
+        case _:
+            return wire.immediate_verdict(*_verdict(expr))
+
+
+def _verdict(verdict: Drop | Accept | Return | Jump | Goto) -> tuple[int, str]:
+    match verdict:
+        case Drop():
+            return wire.DROP, ""
+        case Accept():
+            return wire.ACCEPT, ""
+        case Return():
+            return wire.RETURN, ""
+        case Jump(chain):
+            return wire.JUMP, chain
+        case Goto(chain):
+            return wire.GOTO, chain
+
+
+# --- elements ---------------------------------------------------------------------------
+
+
+def _elements(family: str, name: str, gone: bool, run: list[Change]) -> Iterator[Parcel]:
+    """The messages for a run of changes to one set's elements."""
+    if gone:
+        yield from _lists(wire.DELSETELEM, family, name, run, [_key_item(c) for c in run])
+        return
+    # A key that is there with other data cannot be overwritten (EEXIST), so it goes
+    # and comes back; both in one transaction, no packet sees it missing.
+    again = [change for change in run if change[0] == "set"]
+    if again:
+        yield from _lists(wire.DELSETELEM, family, name, again, [_key_item(c) for c in again])
+    yield from _lists(wire.NEWSETELEM, family, name, run, _items(run))
+
+
+def _lists(
+    number: int, family: str, name: str, changes: list[Change], items: list[bytes]
+) -> Iterator[Parcel]:
+    """The elements in as many messages as it takes; an even number in each."""
+    longest = max(map(len, items))
+    count = _LIST_LIMIT // longest
+    for start in range(0, len(items), count):
+        data = wire.elements(number, family, TABLE, name, b"".join(items[start : start + count]))
+        yield Parcel(data, changes[start : start + count])
+
+
+def _key_item(change: Change) -> bytes:
+    """An element by its key alone, as deletions name it."""
+    key, old = change.key.name[2], change.old
+    if isinstance(old, Alien) and key == CATCH_ALL:
+        return nest(1, be32(3, wire.ELEM_CATCHALL))
+    end = old.end if isinstance(old, Element) else None
+    return nest(1, wire.value(1, key), wire.value(10, end) if end is not None else b"")
+
+
+def _items(run: list[Change]) -> list[bytes]:
+    """The elements of a run, as additions name them.
+
+    This is the hot path of a cold start. All keys of a set are of one size, and so
+    is a map's data, so what stands around them is built once for the run.
+    """
+    key = len(run[0][1][2][2])
+    data = run[0][3].data
+    if type(data) is bytes:
+        before, between = _frame(key, len(data))
+        return [
+            before + c[1][2][2] + between + c[3].data
+            if c[3].end is None and not c[3].comment
+            else _item(c)
+            for c in run
+        ]
+    if data is None:
+        before, _ = _frame(key, None)
+        return [
+            before + c[1][2][2] if c[3].end is None and not c[3].comment else _item(c) for c in run
+        ]
+    head = ATTR.pack(8 + key, 1 | NLA_F_NESTED) + ATTR.pack(4 + key, 1)
+    verdicts: dict[Any, bytes] = {}
+    items = []
+    for change in run:
+        element = change[3]
+        spelled = verdicts.get(element.data)
+        if spelled is None:
+            spelled = verdicts[element.data] = wire.verdict(2, *_verdict(element.data))
+        words = attr(6, wire.comment(0, element.comment)) if element.comment else b""
+        body = head + change[1][2][2] + spelled + words
+        items.append(ATTR.pack(4 + len(body), 1 | NLA_F_NESTED) + body)
+    return items
+
+
+def _item(change: Change) -> bytes:
+    """An element with anything."""
+    element = change.new
+    parts = [wire.value(1, change.key.name[2])]
+    if element.end is not None:
+        parts.append(wire.value(10, element.end))
+    if element.data is not None:
+        parts.append(wire.value(2, element.data))
+    if element.comment:
+        parts.append(attr(6, wire.comment(0, element.comment)))
+    return nest(1, *parts)
+
+
+def _frame(key: int, data: int | None) -> tuple[bytes, bytes]:
+    """What stands before a plain element's key, and between its key and data (None: it
+    has none). The sizes are in bytes and multiples of four."""
+    rest = 0 if data is None else 8 + data
+    head = ATTR.pack(4 + 8 + key + rest, 1 | NLA_F_NESTED)
+    before = head + ATTR.pack(8 + key, 1 | NLA_F_NESTED) + ATTR.pack(4 + key, 1)
+    if data is None:
+        return before, b""
+    return before, ATTR.pack(8 + data, 2 | NLA_F_NESTED) + ATTR.pack(4 + data, 1)
