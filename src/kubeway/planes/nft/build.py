@@ -91,7 +91,8 @@ def priority_from(fields: tuple[str, ...], name: str, slot: Numgen | None = None
 
 def remember(op: Literal["update", "delete"], fields: tuple[str, ...], name: str, timeout: int) -> Phrase:
     """`update @name { ip saddr . … timeout 3h : meta priority }`; timeout in milliseconds."""
-    reg = sum(FIELDS[field].registers for field in fields)
+    # Where nft puts it too: at the next sixteen bytes.
+    reg = -(-sum(FIELDS[field].registers for field in fields) // 4) * 4
     return (
         *load(fields),
         Meta(reg, "priority"),

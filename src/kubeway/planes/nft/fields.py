@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from kubeway.planes.nft.objects import Expr, Meta, Numgen, Payload
+from kubeway.planes.nft.words import show_class
 from kubeway.values import PROTO_NAMES, show_ip
 
 
@@ -39,11 +40,6 @@ def _number(value: bytes) -> str:
     return str(int.from_bytes(value, sys.byteorder))
 
 
-def _class(value: bytes) -> str:
-    number = int.from_bytes(value, sys.byteorder)
-    return f"{number >> 16:04x}:{number & 0xFFFF:04x}"
-
-
 def _payload(base: str, offset: int, size: int) -> Callable[[int], Expr]:
     return lambda reg: Payload(reg, "network" if base == "network" else "transport", offset, size)
 
@@ -55,7 +51,7 @@ FIELDS: Final[dict[str, Field]] = {
     "ip6 daddr": Field(16, _payload("network", 24, 16), show_ip),
     "meta l4proto": Field(1, lambda reg: Meta(reg, "l4proto"), _proto),
     "th dport": Field(2, _payload("transport", 2, 2), _port),
-    "meta priority": Field(4, lambda reg: Meta(reg, "priority"), _class),
+    "meta priority": Field(4, lambda reg: Meta(reg, "priority"), show_class),
     # A slot number. Its modulus is the rule's, so a rule loads it with its own Numgen.
     "numgen random mod 65536": Field(4, lambda reg: Numgen(reg, 65536), _number),
 }

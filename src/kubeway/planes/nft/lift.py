@@ -152,7 +152,7 @@ def _read_set(flags: int, attrs: Attrs) -> Set | Alien:
         return Alien("a set whose key is not told by typeof")
     key = wire.read_typeof(told[3])
     verdicts = 6 in attrs and read_be32(attrs[6]) == wire.TYPE_VERDICT
-    data = wire.read_typeof(told[4]) if 4 in told else ()
+    data = wire.read_typeof(told[4]) if 4 in told and not verdicts else ()
     description = fields(attrs.get(9, memoryview(b"")))
     found = Set(
         key=key,

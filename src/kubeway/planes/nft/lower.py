@@ -191,7 +191,7 @@ def lower_set(family: str, name: str, new: Set, room: int = 0) -> bytes:
         timeout=new.timeout,
         size=new.size or (0 if new.ranges else room),
         userdata=wire.typeof_userdata(
-            new.key, new.data, is_map, new.data == ("meta priority",), new.comment
+            new.key, new.data, new.verdicts, new.data == ("meta priority",), new.comment
         ),
         set_id=1,
     )
@@ -327,16 +327,12 @@ def _items(run: list[Change]) -> list[bytes]:
     if type(data) is bytes:
         before, between = _frame(key, len(data))
         return [
-            before + c[1][2][2] + between + c[3].data
-            if c[3].end is None and not c[3].comment
-            else _item(c)
+            before + c[1][2][2] + between + c[3].data if c[3].end is None and not c[3].comment else _item(c)
             for c in run
         ]
     if data is None:
         before, _ = _frame(key, None)
-        return [
-            before + c[1][2][2] if c[3].end is None and not c[3].comment else _item(c) for c in run
-        ]
+        return [before + c[1][2][2] if c[3].end is None and not c[3].comment else _item(c) for c in run]
     head = ATTR.pack(8 + key, 1 | NLA_F_NESTED) + ATTR.pack(4 + key, 1)
     verdicts: dict[Any, bytes] = {}
     items = []
