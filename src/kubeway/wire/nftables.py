@@ -348,7 +348,7 @@ def _u32(number: int, n: int) -> bytes:
     return _tlv(number, pack("=I", n))
 
 
-_EXPR_PAYLOAD, _EXPR_META, _EXPR_CONCAT, _EXPR_NUMGEN = 7, 9, 13, 23
+_EXPR_VERDICT, _EXPR_PAYLOAD, _EXPR_META, _EXPR_CONCAT, _EXPR_NUMGEN = 1, 7, 9, 13, 23
 _DESC_IP, _DESC_IP6, _DESC_TH = 12, 13, 11
 
 
@@ -399,17 +399,19 @@ def _typeof(fields: tuple[str, ...]) -> bytes:
 
 
 def typeof_userdata(
-    key: tuple[str, ...], data: tuple[str, ...], is_map: bool, host_order: bool, words: str
+    key: tuple[str, ...], data: tuple[str, ...], verdicts: bool, host_order: bool, words: str
 ) -> bytes:
     """A set's userdata: the fields of its key and data, and its comment.
 
     `host_order`: the data is a number in the host's byte order.
     """
+    is_map = verdicts or bool(data)
+    told = _u32(0, _EXPR_VERDICT) + _tlv(1, b"") if verdicts else _typeof(data) if data else b""
     return (
         _u32(0, 0)
         + (_u32(1, 1 if host_order else 0) if is_map else b"")
         + _tlv(3, _typeof(key))
-        + (_tlv(4, _typeof(data)) if data else b"")
+        + (_tlv(4, told) if told else b"")
         + (_u32(6, 0) if is_map else b"")
         + (comment(COMMENT_SET, words) if words else b"")
     )
