@@ -45,6 +45,7 @@ from kubeway.planes.nft.objects import (
     Masquerade,
     Numgen,
     Reject,
+    Return,
     Rule,
     Rules,
     Set,
@@ -76,6 +77,7 @@ _FRONT: Final = Packing(">B3xH2x").pack  # protocol and port of a key
 
 _REJECT: Final = Goto("reject-it")
 _DROP: Final = Drop()
+_NOBODY: Final = Return()
 _PRESENT: Final = Element()
 
 
@@ -172,13 +174,17 @@ class NftablesMode:
                 objects[element_key(family, refused, front)] = Element(verdict, comment=comment)
             # Behind a Local policy, pods and this node itself are served by all endpoints.
             served = forward.usable if external else bool(applies)
-            if served:
-                way, lists = _way(frontend, forward, external, by_local)
-                verdict_to, chains = self._class(way, forward.family, view)
-                objects[element_key(family, into, front)] = Element(verdict_to, comment=comment)
-                objects.update(chains)
-                for endpoints, first in lists:
-                    _list(objects, family, maps, front, endpoints, first, bool(forward.affinity))
+            if not served:
+                if frontend.ip is not None:
+                    # The address keeps its port: no node port of that number steps in.
+                    objects[element_key(family, into, front)] = Element(_NOBODY, comment=comment)
+                continue
+            way, lists = _way(frontend, forward, external, by_local)
+            verdict_to, chains = self._class(way, forward.family, view)
+            objects[element_key(family, into, front)] = Element(verdict_to, comment=comment)
+            objects.update(chains)
+            for endpoints, first in lists:
+                _list(objects, family, maps, front, endpoints, first, bool(forward.affinity))
         for endpoint in {*forward.cluster, *forward.local}:
             if endpoint.local:
                 itself = endpoint.ip * 2 + _FRONT(forward.proto, endpoint.port)

@@ -63,7 +63,7 @@ class Set(Struct, frozen=True):
     """A set, or a map if it has `data` or `verdicts`.
 
     `key` and `data` name fields, each one of `fields.FIELDS`. `ranges`: the last
-    field of the key is a range. `dynamic`: packets add its elements, so they are
+    field of the key is a range; there are others before it. `dynamic`: packets add its elements, so they are
     not ours to compare. `timeout` is in milliseconds; `size` is the most elements a
     dynamic set may have (how much room others are made with is `lower`'s choice).
     """
