@@ -1,0 +1,48 @@
+"""The table of kubeway.machines.vitals, and kube-proxy's judgement of health."""
+
+from __future__ import annotations
+
+from kubeway.machines.vitals import PATIENCE, Vitals
+
+SECOND = 1_000_000_000
+
+
+def test_before_it_has_begun_it_is_well_but_not_ready() -> None:
+    vitals = Vitals()
+    vitals.noted(0)
+    assert vitals.healthy(10 * PATIENCE)
+    assert not vitals.ready
+    assert vitals.updated is None
+
+
+def test_a_change_that_waits_too_long_makes_it_unwell() -> None:
+    vitals = Vitals()
+    vitals.begun(0)
+    assert vitals.healthy(10 * PATIENCE), "nothing waits"
+    vitals.noted(5 * SECOND)
+    vitals.noted(50 * SECOND)
+    assert vitals.healthy(5 * SECOND + PATIENCE - 1)
+    assert not vitals.healthy(5 * SECOND + PATIENCE), "the first change counts, not the last"
+
+
+def test_a_sync_makes_it_well_and_ready() -> None:
+    vitals = Vitals()
+    vitals.begun(0)
+    vitals.noted(1)
+    assert not vitals.healthy(2 * PATIENCE)
+    vitals.synced(2 * PATIENCE, 2 * PATIENCE - 5)
+    assert vitals.healthy(100 * PATIENCE)
+    assert vitals.ready
+    assert vitals.updated == 2 * PATIENCE
+
+
+def test_a_change_noted_during_a_sync_still_waits() -> None:
+    vitals = Vitals()
+    vitals.begun(0)
+    vitals.noted(10)
+    vitals.noted(25)
+    vitals.synced(30, began=20)
+    assert vitals.ready
+    assert not vitals.healthy(20 + PATIENCE)
+    vitals.synced(PATIENCE + 40, began=PATIENCE + 30)
+    assert vitals.healthy(100 * PATIENCE)
