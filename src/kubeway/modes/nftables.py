@@ -72,6 +72,7 @@ _AFFINITY_SIZE: Final = 262_144
 _AFFINITY_TIMEOUT: Final = 10_800_000
 
 _PORT: Final = Packing(">H2x").pack
+_new: Final = tuple.__new__
 _SLOT: Final = Packing("=I").pack
 _FRONT: Final = Packing(">B3xH2x").pack  # protocol and port of a key
 
@@ -185,10 +186,11 @@ class NftablesMode:
             objects.update(chains)
             for endpoints, first in lists:
                 _list(objects, family, maps, front, endpoints, first, bool(forward.affinity))
-        for endpoint in {*forward.cluster, *forward.local}:
-            if endpoint.local:
-                itself = endpoint.ip * 2 + _FRONT(forward.proto, endpoint.port)
-                objects[element_key(family, "hairpin", itself)] = _PRESENT
+        for endpoints in (forward.cluster, forward.local):
+            for endpoint in endpoints:
+                if endpoint.local:
+                    itself = endpoint.ip * 2 + _FRONT(forward.proto, endpoint.port)
+                    objects[element_key(family, "hairpin", itself)] = _PRESENT
         return Fragment(Origin(forward.name, "service port"), objects)
 
     def _class(self, way: _Way, family: int, view: NodeView) -> tuple[Goto, dict[Key, Object]]:
@@ -251,11 +253,10 @@ def _list(
 ) -> None:
     if not sticky:
         name = maps + "endpoints"
-        slot = first
-        for endpoint in endpoints:
-            key = element_key(family, name, front + _SLOT(slot))
+        for slot, endpoint in enumerate(endpoints, first):
+            # element_key, spelled out: this line is run for every endpoint there is.
+            key = _new(Key, (PLANE, "element", (family, name, front + _SLOT(slot))))
             objects[key] = Element(endpoint.ip + _PORT(endpoint.port))
-            slot += 1
         return
     for slot, (number, endpoint) in enumerate(ids(endpoints, first).items(), first):
         raw = b.host32(number)

@@ -25,23 +25,22 @@ class Linker:
     def __init__(self) -> None:
         self._fragments: dict[Name, Fragment] = {}
         self._objects: dict[Key, Object] = {}
-        self._holder: dict[Key, Name] = {}
-        # Only keys that more than one fragment brings: all their claimants.
-        self._shared: dict[Key, dict[Name, None]] = {}
+        # How many fragments bring a key, where it is more than one.
+        self._counts: dict[Key, int] = {}
         # Of these, the keys whose claimants do not agree.
         self._contested: set[Key] = set()
         self.objects: Mapping[Key, Object] = MappingProxyType(self._objects)
 
     def origin(self, key: Key) -> Origin | None:
-        """Whose the object is; of a shared one, its holder's origin."""
-        name = self._holder.get(key)
-        return None if name is None else self._fragments[name].origin
+        """Whose the object is; of a shared one, its first claimant's. Asks every fragment."""
+        names = self.claimants(key)
+        return self._fragments[names[0]].origin if names else None
 
     def claimants(self, key: Key) -> list[Name]:
-        """The names of all fragments that bring this key, the holder first."""
-        if key in self._shared:
-            return sorted(self._shared[key])  # type: ignore[type-var]
-        return [self._holder[key]] if key in self._holder else []
+        """The names of all fragments that bring this key, in order. Asks every fragment."""
+        if key not in self._objects:
+            return []
+        return sorted(name for name, one in self._fragments.items() if key in one.objects)  # type: ignore[type-var]
 
     def update(self, fragments: Mapping[Name, Fragment | None]) -> list[Change]:
         """Put these fragments in place of those of the same names (None: take it out).
@@ -49,72 +48,97 @@ class Linker:
         Returns what that changes in `objects`, which already shows it.
         """
         before: dict[Key, Object | None] = {}
-        objects, holder = self._objects, self._holder
+        objects = self._objects
         for name, fragment in fragments.items():
             was = self._fragments.get(name)
             if was is fragment:
                 continue
-            had = was.objects if was is not None else {}
-            now = fragment.objects if fragment is not None else {}
-            if fragment is not None:
+            if fragment is None:
+                del self._fragments[name]
+            else:
                 self._fragments[name] = fragment
+                if was is None:
+                    self._enter(fragment, before)
+                    continue
+            assert was is not None
+            had = was.objects
+            now = fragment.objects if fragment is not None else {}
             for key, new in now.items():
-                if key not in holder:
-                    before.setdefault(key, None)
-                    holder[key] = name
-                    objects[key] = new
-                elif key not in had:
-                    before.setdefault(key, objects[key])
-                    self._shared.setdefault(key, {holder[key]: None})[name] = None
-                    self._settle(key, new)
+                if key not in had:
+                    self._claim(key, new, before)
                 elif had[key] is not new:
                     before.setdefault(key, objects[key])
-                    self._settle(key, new)
+                    self._revise(key, new)
             for key in had:
                 if key not in now:
-                    before.setdefault(key, objects.get(key))
-                    self._leave(key, name)
-            if fragment is None and was is not None:
-                del self._fragments[name]
+                    before.setdefault(key, objects[key])
+                    self._leave(key)
         return [change for key, old in before.items() if (change := self._change(key, old))]
 
-    def _settle(self, key: Key, new: Object) -> None:
-        """Some claimant brings `new` now: let who is to hold the key hold it."""
-        names = self._shared.get(key)
-        if names is None:
+    def fill(self, fragments: Mapping[Name, Fragment]) -> None:
+        """`update` of an empty linker, of which nobody asks what it changes: all is new."""
+        assert not self._fragments
+        objects = self._objects
+        unasked: dict[Key, Object | None] = {}
+        held = 0
+        for name, fragment in fragments.items():
+            self._fragments[name] = fragment
+            for key, new in fragment.objects.items():
+                objects.setdefault(key, new)
+                if len(objects) > held:
+                    held += 1
+                else:
+                    self._claim(key, new, unasked)
+
+    def _enter(self, fragment: Fragment, before: dict[Key, Object | None]) -> None:
+        """A fragment of a new name; nearly all its keys are its own."""
+        objects = self._objects
+        for key, new in fragment.objects.items():
+            if key in objects:
+                self._claim(key, new, before)
+            else:
+                objects[key] = new
+                before.setdefault(key, None)
+
+    def _claim(self, key: Key, new: Object, before: dict[Key, Object | None]) -> None:
+        """One more fragment brings this key."""
+        held = self._objects.get(key)
+        before.setdefault(key, held)
+        if held is None:
             self._objects[key] = new
             return
-        # Nearly always all agree, and then it does not matter who holds the key.
-        if key not in self._contested and self._objects[key] == new and len(names) > 1:
-            held = self._fragments[self._holder[key]].objects.get(key)
-            if held == new:
-                return
-        self._judge(key, names)
+        self._counts[key] = self._counts.get(key, 1) + 1
+        if held is not new and (key in self._contested or held != new):
+            self._judge(key)
 
-    def _judge(self, key: Key, names: dict[Name, None]) -> None:
-        """Ask all claimants: the smallest name holds the key."""
-        winner = min(names)  # type: ignore[type-var]
-        self._holder[key] = winner
-        self._objects[key] = held = self._fragments[winner].objects[key]
+    def _revise(self, key: Key, new: Object) -> None:
+        """A fragment that brought the key brings another object for it."""
+        if key in self._counts:
+            self._judge(key)
+        else:
+            self._objects[key] = new
+
+    def _leave(self, key: Key) -> None:
+        count = self._counts.get(key)
+        if count is None:
+            del self._objects[key]
+            return
+        if count == 2:
+            del self._counts[key]
+        else:
+            self._counts[key] = count - 1
+        if key in self._contested:
+            self._judge(key)
+
+    def _judge(self, key: Key) -> None:
+        """Ask all claimants: the smallest name holds the key. Claims are settled in the
+        model, so this is for defects and need not be quick."""
+        names = self.claimants(key)
+        held = self._objects[key] = self._fragments[names[0]].objects[key]
         if all(self._fragments[name].objects[key] == held for name in names):
             self._contested.discard(key)
         else:
             self._contested.add(key)
-
-    def _leave(self, key: Key, name: Name) -> None:
-        names = self._shared.get(key)
-        if names is None:
-            del self._holder[key]
-            del self._objects[key]
-            return
-        names.pop(name, None)
-        if key in self._contested:
-            self._judge(key, names)
-        elif self._holder[key] == name:
-            self._holder[key] = next(iter(names))
-            self._objects[key] = self._fragments[self._holder[key]].objects[key]
-        if len(names) == 1:
-            del self._shared[key]
 
     def _change(self, key: Key, old: Object | None) -> Change | None:
         new = self._objects.get(key)

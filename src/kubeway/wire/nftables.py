@@ -319,8 +319,10 @@ _MAX_COMMENT: Final = 127  # NFTNL_UDATA_COMMENT_MAXLEN less the NUL
 
 def comment(number: int, words: str) -> bytes:
     """A comment as nft keeps it in an object's userdata: type, length, text, NUL."""
-    raw = words.encode()[:_MAX_COMMENT].decode("utf-8", "ignore").encode() + b"\0"
-    return bytes((number, len(raw))) + raw
+    raw = words.encode()
+    if len(raw) > _MAX_COMMENT:
+        raw = raw[:_MAX_COMMENT].decode("utf-8", "ignore").encode()
+    return b"%c%c%b\0" % (number, len(raw) + 1, raw)
 
 
 def read_tlvs(data: bytes) -> dict[int, bytes]:

@@ -11,6 +11,7 @@ its message, so that a refusal finds its way back to the one that was refused.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, repeat
 from typing import Any, Final, NamedTuple
 
 from kubeway.planes.nft.fields import FIELDS, width
@@ -82,42 +83,58 @@ def lower(changes: Sequence[Change]) -> list[Parcel]:
     runs = _runs(changes)
     sizes = _sizes(runs)
     parcels: list[Parcel] = []
-    for place, run in runs:
-        if place is None:
-            for change in run:
+    for run in runs:
+        if run.place is None:
+            for change in run.changes:
                 one = [change]
                 parcels += (Parcel(data, one) for data in _messages(change, sizes))
         else:
-            parcels += _elements(*place, run)
+            parcels += _elements(*run.place, run.changes, run.keys)
     return parcels
 
 
 _Place = tuple[str, str, bool]  # of a run of elements: family, set, whether they go
-_Run = tuple[_Place | None, list[Change]]
+
+
+class _Run(NamedTuple):
+    """Changes that go together. Of elements, with their keys beside them."""
+
+    place: _Place | None
+    changes: list[Change]
+    keys: list[bytes]
 
 
 def _runs(changes: Sequence[Change]) -> list[_Run]:
     """The changes in their order, but with the elements of one set together: they do
     not point at each other. One pass, as there may be a million."""
     runs: list[_Run] = []
-    places: dict[_Place, list[Change]] = {}
+    places: dict[_Place, _Run] = {}
     others: list[Change] | None = None
+    last = family = verb = None
+    run = _Run(None, [], [])
+    add, add_key = run.changes.append, run.keys.append
     for change in changes:
         key = change[1]
         if key[1] != "element":
             if others is None:
-                others, places = [], {}
-                runs.append((None, others))
+                others, places, last = [], {}, None
+                runs.append(_Run(None, others, []))
             others.append(change)
             continue
-        others = None
         name = key[2]
-        place = (name[0], name[1], change[0] == "del")
-        run = places.get(place)
-        if run is None:
-            run = places[place] = []
-            runs.append((place, run))
-        run.append(change)
+        # Mostly it goes where the one before went; names are the same objects then.
+        if name[1] is not last or name[0] is not family or change[0] is not verb:
+            others = None
+            family, last, verb = name[0], name[1], change[0]
+            place = (family, last, verb == "del")
+            if place in places:
+                run = places[place]
+            else:
+                run = places[place] = _Run(place, [], [])
+                runs.append(run)
+            add, add_key = run.changes.append, run.keys.append
+        add(change)
+        add_key(name[2])
     return runs
 
 
@@ -137,14 +154,14 @@ def _sizes(runs: list[_Run]) -> dict[tuple[str, str], int]:
     """Room for each large set that is made and filled in this transaction.
 
     The kernel fills a hash of known size in half the time of one that has to grow,
-    but such a hash refuses elements over its size (ENFILE). So there is room for
-    at least twice as many; when that is full the table is made anew (`laws.FULL`).
+    but such a hash refuses elements over its size (ENFILE). So there is some room
+    for more, and when that is full the table is made anew.
     """
-    made = {c.key.name for place, run in runs if place is None for c in run if c.key.kind == "set"}
+    made = {c.key.name for run in runs if run.place is None for c in run.changes if c.key.kind == "set"}
     return {
-        place[:2]: 1 << (2 * len(run)).bit_length()
-        for place, run in runs
-        if place is not None and place[:2] in made and len(run) >= _LARGE
+        run.place[:2]: 1 << (len(run.keys) * 5 // 4).bit_length()
+        for run in runs
+        if run.place is not None and run.place[:2] in made and len(run.keys) >= _LARGE
     }
 
 
@@ -283,7 +300,7 @@ def _verdict(verdict: Drop | Accept | Return | Jump | Goto) -> tuple[int, str]:
 # --- elements ---------------------------------------------------------------------------
 
 
-def _elements(family: str, name: str, gone: bool, run: list[Change]) -> Iterator[Parcel]:
+def _elements(family: str, name: str, gone: bool, run: list[Change], keys: list[bytes]) -> Iterator[Parcel]:
     """The messages for a run of changes to one set's elements."""
     if gone:
         yield from _lists(wire.DELSETELEM, family, name, run, [_key_item(c) for c in run])
@@ -293,7 +310,22 @@ def _elements(family: str, name: str, gone: bool, run: list[Change]) -> Iterator
     again = [change for change in run if change[0] == "set"]
     if again:
         yield from _lists(wire.DELSETELEM, family, name, again, [_key_item(c) for c in again])
-    yield from _lists(wire.NEWSETELEM, family, name, run, _items(run))
+    found: list[Element] = [change[3] for change in run]
+    plain = [one.data for one in found if one.end is None and not one.comment]
+    first = found[0].data
+    if len(plain) < len(found) or not (first is None or isinstance(first, bytes)):
+        yield from _lists(wire.NEWSETELEM, family, name, run, _items(keys, found))
+        return
+    # The hot path of a cold start: all keys of a set are of one size, and so is a map's
+    # data, so what stands around them is built once, and joining does the rest.
+    before, between = _frame(len(keys[0]), first)
+    count = _LIST_LIMIT // (len(before) + len(keys[0]) + len(between) + len(first or b""))
+    for start in range(0, len(found), count):
+        some = slice(start, start + count)
+        data = plain[some] if first is not None else repeat(b"")
+        rows = zip(repeat(before), keys[some], repeat(between), data)
+        body = b"".join(chain.from_iterable(rows))  # type: ignore[arg-type]
+        yield Parcel(wire.elements(wire.NEWSETELEM, family, TABLE, name, body), run[some])
 
 
 def _lists(
@@ -316,56 +348,35 @@ def _key_item(change: Change) -> bytes:
     return nest(1, wire.value(1, key), wire.value(10, end) if end is not None else b"")
 
 
-def _items(run: list[Change]) -> list[bytes]:
-    """The elements of a run, as additions name them.
-
-    This is the hot path of a cold start. All keys of a set are of one size, and so
-    is a map's data, so what stands around them is built once for the run.
-    """
-    key = len(run[0][1][2][2])
-    data = run[0][3].data
-    if type(data) is bytes:
-        before, between = _frame(key, len(data))
-        return [
-            before + c[1][2][2] + between + c[3].data if c[3].end is None and not c[3].comment else _item(c)
-            for c in run
-        ]
-    if data is None:
-        before, _ = _frame(key, None)
-        return [before + c[1][2][2] if c[3].end is None and not c[3].comment else _item(c) for c in run]
-    head = ATTR.pack(8 + key, 1 | NLA_F_NESTED) + ATTR.pack(4 + key, 1)
+def _items(keys: list[bytes], found: list[Element]) -> list[bytes]:
+    """Elements with anything, as additions name them."""
     verdicts: dict[Any, bytes] = {}
     items = []
-    for change in run:
-        element = change[3]
-        spelled = verdicts.get(element.data)
-        if spelled is None:
-            spelled = verdicts[element.data] = wire.verdict(2, *_verdict(element.data))
-        words = attr(6, wire.comment(0, element.comment)) if element.comment else b""
-        body = head + change[1][2][2] + spelled + words
+    for key, one in zip(keys, found, strict=True):
+        size = len(key)
+        body = ATTR.pack(8 + size, 1 | NLA_F_NESTED) + ATTR.pack(4 + size, 1) + key
+        if one.end is not None:
+            body += wire.value(10, one.end)
+        data = one.data
+        if isinstance(data, bytes):
+            body += wire.value(2, data)
+        elif data is not None:
+            spelled = verdicts.get(data)
+            if spelled is None:
+                spelled = verdicts[data] = wire.verdict(2, *_verdict(data))
+            body += spelled
+        if one.comment:
+            body += attr(6, wire.comment(0, one.comment))
         items.append(ATTR.pack(4 + len(body), 1 | NLA_F_NESTED) + body)
     return items
 
 
-def _item(change: Change) -> bytes:
-    """An element with anything."""
-    element = change.new
-    parts = [wire.value(1, change.key.name[2])]
-    if element.end is not None:
-        parts.append(wire.value(10, element.end))
-    if element.data is not None:
-        parts.append(wire.value(2, element.data))
-    if element.comment:
-        parts.append(attr(6, wire.comment(0, element.comment)))
-    return nest(1, *parts)
-
-
-def _frame(key: int, data: int | None) -> tuple[bytes, bytes]:
-    """What stands before a plain element's key, and between its key and data (None: it
-    has none). The sizes are in bytes and multiples of four."""
-    rest = 0 if data is None else 8 + data
+def _frame(key: int, data: bytes | None) -> tuple[bytes, bytes]:
+    """What stands before a plain element's key of that size, and between its key and its
+    data (None: it has none). Both have a size that is a multiple of four."""
+    rest = 0 if data is None else 8 + len(data)
     head = ATTR.pack(4 + 8 + key + rest, 1 | NLA_F_NESTED)
     before = head + ATTR.pack(8 + key, 1 | NLA_F_NESTED) + ATTR.pack(4 + key, 1)
     if data is None:
         return before, b""
-    return before, ATTR.pack(8 + data, 2 | NLA_F_NESTED) + ATTR.pack(4 + data, 1)
+    return before, ATTR.pack(rest, 2 | NLA_F_NESTED) + ATTR.pack(4 + len(data), 1)
