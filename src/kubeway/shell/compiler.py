@@ -1,0 +1,151 @@
+"""
+From what changed in the cluster to what changes in the program.
+
+Settler, mode and linker in a row, with what each keeps. One Service that cannot
+be settled or compiled is left out and told of, and the others go on. Where this
+node is not what it was, everything is done anew, and the linker finds what that
+changes.
+
+Nothing is sent here, and nothing waits; the work may be done in any one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import Final, NamedTuple
+
+from kubeway.errors import KubewayError
+from kubeway.model.forward import Forward, Lost, ServiceName
+from kubeway.model.node import NodeFacts, NodeView, Options
+from kubeway.model.settle import ForwardKey, Settler
+from kubeway.model.store import Snapshot
+from kubeway.model.view import node_view
+from kubeway.program.link import Linker, Name
+from kubeway.program.plane import Mode
+from kubeway.program.program import Change, Fragment
+from kubeway.records import ClaimLost, Record, ServiceLeftOut
+from kubeway.values import PROTO_NAMES, show_addr
+
+BASE: Final = ()
+"""The name of the base's fragment: smaller than every service port's, so it holds what it brings."""
+
+
+class Compiled(NamedTuple):
+    """What an update changed: in the program, and which Forwards (None: it is gone)."""
+
+    changes: list[Change]
+    forwards: dict[ForwardKey, Forward | None]
+    records: list[Record]
+
+
+class Compiler:
+    def __init__(
+        self,
+        mode: Mode,
+        settler_of: Callable[[NodeFacts, Options], Settler],
+        options: Options,
+        facts: NodeFacts,
+        linker: Linker,
+    ) -> None:
+        self._mode, self._settler_of, self._options = mode, settler_of, options
+        self.facts = facts
+        self.view: NodeView | None = None
+        self.settler = settler_of(facts, options)
+        self.linker = linker
+        self._linked: set[ForwardKey] = set()
+        self._lost: dict[ForwardKey, tuple[Lost, ...]] = {}
+
+    def update(self, snapshot: Snapshot, names: Collection[ServiceName]) -> Compiled:
+        """These Services or their slices changed."""
+        if self.view is None:
+            return self.restart(snapshot, self.facts)
+        try:
+            forwards = self.settler.update(snapshot, names)
+        except Exception:
+            # What the settler holds cannot be relied on now; a new one finds out whose fault it was.
+            return self.restart(snapshot, self.facts)
+        return self._compiled(forwards, {}, [])
+
+    def restart(self, snapshot: Snapshot, facts: NodeFacts) -> Compiled:
+        """Everything anew, for a node of which this is known."""
+        self.facts = facts
+        self.view = node_view(facts, self._options, snapshot.service_cidrs())
+        records: list[Record] = []
+        self.settler = self._settle_all(snapshot, records)
+        forwards: dict[ForwardKey, Forward | None] = dict(self.settler.forwards)
+        forwards.update((key, None) for key in self._linked if key not in forwards)
+        return self._compiled(forwards, {BASE: self._mode.base(self.view)}, records)
+
+    def needs_restart(self, snapshot: Snapshot, facts: NodeFacts) -> bool:
+        """Whether this node, or the service CIDRs, are not what the program was made for."""
+        if self.view is None or facts != self.facts:
+            return True
+        return node_view(facts, self._options, snapshot.service_cidrs()) != self.view
+
+    def withdraw(self, keys: Iterable[ForwardKey]) -> list[Change]:
+        """Take what these service ports add out of the program."""
+        return self.linker.update(dict.fromkeys(keys))
+
+    def readmit(self, keys: Iterable[ForwardKey]) -> Compiled:
+        """Put what these service ports add back in."""
+        held = self.settler.forwards
+        return self._compiled({key: held[key] for key in keys if key in held}, {}, [])
+
+    def _settle_all(self, snapshot: Snapshot, records: list[Record]) -> Settler:
+        try:
+            return self._settled(snapshot, snapshot.names())
+        except Exception:
+            # Each alone, to find out whose fault it is; then all the others together.
+            good = []
+            for name in snapshot.names():
+                try:
+                    self._settled(snapshot, (name,))
+                    good.append(name)
+                except Exception as error:
+                    records.append(ServiceLeftOut(str(name), _words(error)))
+            return self._settled(snapshot, good)
+
+    def _settled(self, snapshot: Snapshot, names: Iterable[ServiceName]) -> Settler:
+        settler = self._settler_of(self.facts, self._options)
+        settler.update(snapshot, names)
+        return settler
+
+    def _compiled(
+        self,
+        forwards: dict[ForwardKey, Forward | None],
+        fragments: dict[Name, Fragment | None],
+        records: list[Record],
+    ) -> Compiled:
+        view = self.view
+        assert view is not None
+        for key, forward in forwards.items():
+            if forward is None:
+                fragments[key] = None
+                continue
+            try:
+                fragments[key] = self._mode.fragment(forward, view)
+            except Exception as error:
+                fragments[key] = None
+                records.append(ServiceLeftOut(forward.name.label, _words(error)))
+            if forward.lost or self._lost:
+                records += self._newly_lost(key, forward)
+        self._linked.update(forwards)
+        self._linked.difference_update([key for key, forward in forwards.items() if forward is None])
+        return Compiled(self.linker.update(fragments), forwards, records)
+
+    def _newly_lost(self, key: ForwardKey, forward: Forward) -> list[Record]:
+        before = self._lost.pop(key, ())
+        if forward.lost:
+            self._lost[key] = forward.lost
+        return [_claim_lost(forward, lost) for lost in forward.lost if lost not in before]
+
+
+def _claim_lost(forward: Forward, lost: Lost) -> ClaimLost:
+    ip, port = lost.frontend.ip, lost.frontend.port
+    claim = f"node port {port}" if ip is None else show_addr(ip, port)
+    return ClaimLost(forward.name.label, f"{claim}/{PROTO_NAMES[forward.proto]}", lost.holder.label)
+
+
+def _words(error: Exception) -> str:
+    """What a person reads of it; a defect of ours is named by its class."""
+    return str(error) if isinstance(error, KubewayError) else f"{type(error).__name__}: {error}"
