@@ -1,0 +1,129 @@
+"""
+What would this node hold? A cluster's objects compiled to a program, and the program shown.
+
+These are the steps the daemon takes, taken once and without a node: objects to
+Forwards, Forwards to fragments, fragments to one program. Nothing here touches a
+kernel; the node's addresses are those its Node object tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from kubeway.errors import BadInput
+from kubeway.model.forward import Forward
+from kubeway.model.node import NodeFacts, NodeView, Options
+from kubeway.model.settle import Settler
+from kubeway.model.store import Snapshot
+from kubeway.model.view import node_facts, node_view
+from kubeway.planes.nft import fields
+from kubeway.planes.nft.objects import Element, Family, Set, set_key
+from kubeway.program.link import Linker, Name
+from kubeway.program.plane import Mode
+from kubeway.program.program import Fragment, Key, Object
+from kubeway.values import parse_ip
+
+LOOPBACK: Final = (parse_ip("127.0.0.1"), parse_ip("::1"))
+
+
+class World(NamedTuple):
+    """A cluster as one of its nodes sees it."""
+
+    snapshot: Snapshot
+    facts: NodeFacts
+    view: NodeView
+    forwards: list[Forward]
+
+
+def settle(snapshot: Snapshot, options: Options, node: str = "") -> World:
+    """The cluster as seen from the node of this name; by default, from the only Node there is.
+
+    BadInput if there are several Nodes to choose from, or none of this name.
+    """
+    name = _choose(snapshot, node)
+    found = snapshot.nodes.get(name)
+    addresses = [address.ip for address in found.addresses] if found is not None else []
+    facts = node_facts(found, name, [*addresses, *LOOPBACK])
+    settler = Settler(facts, options)
+    settler.update(snapshot, frozenset(snapshot.names()))
+    view = node_view(facts, options, snapshot.service_cidrs())
+    forwards = [settler.forwards[key] for key in sorted(settler.forwards)]
+    return World(snapshot, facts, view, forwards)
+
+
+def program(world: World, mode: Mode) -> Linker:
+    """All that the node must hold."""
+    linker = Linker()
+    # Named as the daemon names them, so that a key several bring has the same holder.
+    fragments: dict[Name, Fragment | None] = {_BASE: mode.base(world.view)}
+    for forward in world.forwards:
+        fragments[forward.name, forward.family] = mode.fragment(forward, world.view)
+    linker.update(fragments)
+    return linker
+
+
+def rows(linker: Linker, family: Family | None = None) -> list[dict[str, Any]]:
+    """The program as a list for JSON: where each object lies, what it is, whose it is."""
+    return [
+        {
+            "plane": key.plane,
+            "kind": key.kind,
+            "name": _name(key, linker.objects),
+            "object": _object(key, linker.objects),
+            "origin": str(linker.origin(key)),
+        }
+        for key in sorted(linker.objects)
+        if family is None or key.name[0] == family
+    ]
+
+
+# Names of fragments are ordered: the base comes before every service port.
+_BASE: Final = ()
+
+
+def _choose(snapshot: Snapshot, node: str) -> str:
+    names = sorted(snapshot.nodes)
+    if node and names and node not in names:
+        raise BadInput(f"--node: no Node {node!r} in the manifests, which have: {', '.join(names)}")
+    if not node and len(names) > 1:
+        raise BadInput(f"--node: needed to choose from {len(names)} Nodes: {', '.join(names)}")
+    return node or "".join(names)
+
+
+def _name(key: Key, objects: Mapping[Key, Object]) -> list[str]:
+    if key.kind != "element":
+        return [str(part) for part in key.name]
+    family, name, raw = key.name
+    return [str(family), str(name), fields.show(_set(key, objects).key, raw)]
+
+
+def _object(key: Key, objects: Mapping[Key, Object]) -> Any:
+    value = objects[key]
+    shown = _plain(msgspec.to_builtins(value, builtin_types=(bytes,)))
+    if isinstance(value, Element):
+        kind = _set(key, objects)
+        if isinstance(value.data, bytes):
+            shown["data"] = fields.show(kind.data, value.data)
+        if value.end is not None:
+            shown["end"] = fields.show(kind.key, value.end)
+    return shown
+
+
+def _set(key: Key, objects: Mapping[Key, Object]) -> Set:
+    found = objects[set_key(key.name[0], key.name[1])]
+    assert isinstance(found, Set)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Bytes as hexadecimal text: JSON has no bytes, and base64 is not for eyes."""
+    if isinstance(value, bytes):
+        return f"0x{value.hex()}"
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

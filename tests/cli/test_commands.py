@@ -1,0 +1,297 @@
+"""The commands that need no kernel, as a person types them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import kubeway
+from kubeway.cli.main import main
+from kubeway.model.packet import PASS
+from kubeway.modes.nftables import NftablesMode
+
+NODE = """
+kind: Node
+metadata: {name: node1}
+status: {addresses: [{type: InternalIP, address: 203.0.113.10}]}
+"""
+CART = """
+kind: Service
+metadata: {name: cart, namespace: shop}
+spec: {clusterIP: 10.96.0.10, ports: [{name: http, port: 80}]}
+---
+kind: EndpointSlice
+metadata: {name: cart-1, namespace: shop, labels: {kubernetes.io/service-name: cart}}
+addressType: IPv4
+ports: [{name: http, port: 8080}]
+endpoints:
+- {addresses: [10.244.1.11], nodeName: node1}
+- {addresses: [10.244.1.12], nodeName: node1}
+"""
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Kubeway = Callable[..., Said]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Kubeway:
+    """`kubeway WORDS…`, in this process."""
+
+    def run(*words: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["kubeway", *words])
+        try:
+            code = main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0
+        out, err = capsys.readouterr()
+        return Said(code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    directory = tmp_path / "shop"
+    directory.mkdir()
+    (directory / "node.yaml").write_text(NODE)
+    (directory / "cart.yaml").write_text(CART)
+    return directory
+
+
+# --- all of them ----------------------------------------------------------------------
+
+
+def test_version(run: Kubeway) -> None:
+    assert run("version") == (0, f"kubeway {kubeway.__version__}\n", "")
+
+
+def test_no_words_are_answered_with_help(run: Kubeway) -> None:
+    said = run()
+    assert said.code == 2
+    for command in ("run", "compile", "trace", "cleanup", "demo", "version"):
+        assert f"\n  {command} " in said.out + said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["compile"], "Missing option '--manifests'"),
+        (["trace", "1.2.3.4"], "Missing argument 'DST:PORT/PROTO'"),
+        (["run", "--manifests", ".", "--nonsense"], "No such option"),
+        (["nonsense"], "No such command"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_2(run: Kubeway, words: list[str], problem: str) -> None:
+    said = run(*words)
+    assert said.code == 2
+    assert problem in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["run", "--manifests", ".", "--proxy-mode", "ipvs"], "--proxy-mode: 'ipvs' is not in this version"),
+        (["run", "--manifests", ".", "--hostname-override", " "], "--hostname-override: ' ' is blank"),
+        (["run", "--manifests", ".", "--healthz-bind-address", "x"], "--healthz-bind-address: 'x' is not"),
+        (["run", "--manifests", ".", "--min-sync-period", "soon"], "--min-sync-period: 'soon' is not"),
+        (["run", "--manifests", ".", "--logging-format", "xml"], "--logging-format: 'xml' is neither"),
+        (["run", "--manifests", ".", "-v", "much"], "-v: 'much' is not a number"),
+        (
+            ["run", "--manifests", ".", "--cluster-cidr", "10.0.0.0"],
+            "--cluster-cidr: '10.0.0.0' is not a CIDR",
+        ),
+        (["compile", "--manifests", "SHOP", "--family", "ipx"], "--family: 'ipx' is neither ip nor ip6"),
+        (["compile", "--manifests", "SHOP", "-o", "xml"], "--output: 'xml' is neither text nor json"),
+        (["compile", "--manifests", "SHOP", "--node", "node2"], "--node: no Node 'node2' in the manifests"),
+        (["compile", "--manifests", "/no/such"], "--manifests: /no/such: no such file or directory"),
+        (["compile", "--manifests", "SHOP", "--masquerade-bit", "32"], "--masquerade-bit: 32 is not a bit"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_1(run: Kubeway, shop: Path, words: list[str], line: str) -> None:
+    said = run(*(str(shop) if word == "SHOP" else word for word in words))
+    assert said.code == 1
+    assert said.err.startswith(f"kubeway: {line}")
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+
+
+def test_a_file_s_name_cannot_forge_a_line(run: Kubeway) -> None:
+    said = run("compile", "--manifests", "/no/such\nfile\x1b[2J")
+    assert said.err == "kubeway: --manifests: /no/such\\nfile\\x1b[2J: no such file or directory\n"
+
+
+# --- compile ----------------------------------------------------------------------------
+
+
+def test_compile_prints_both_tables(run: Kubeway, shop: Path) -> None:
+    said = run("compile", "--manifests", str(shop))
+    assert (said.code, said.err) == (0, "")
+    assert "table ip kubeway {" in said.out
+    assert "table ip6 kubeway {" in said.out
+    assert "10.96.0.10 . tcp . 80 . 1 : 10.244.1.12 . 8080" in said.out
+    only = run("compile", "--manifests", str(shop), "--family", "ip6").out
+    assert "table ip6 kubeway {" in only
+    assert "table ip kubeway {" not in only
+
+
+def test_compile_minds_the_flags(run: Kubeway, shop: Path) -> None:
+    plain = run("compile", "--manifests", str(shop)).out
+    assert "ip saddr != 10.244.0.0/16" not in plain
+    flagged = run("compile", "--manifests", str(shop), "--cluster-cidr", "10.244.0.0/16").out
+    assert "ip saddr != 10.244.0.0/16" in flagged
+    assert "0x00000008" in run("compile", "--manifests", str(shop), "--masquerade-bit", "3").out
+    bridge = run(
+        *("compile", "--manifests", str(shop), "--detect-local-mode", "BridgeInterface"),
+        *("--pod-bridge-interface", "cni0"),
+    )
+    assert '"cni0"' in bridge.out
+
+
+def test_compile_as_json_names_every_object_and_whose_it_is(run: Kubeway, shop: Path) -> None:
+    rows = json.loads(run("compile", "--manifests", str(shop), "-o", "json").out)
+    assert {row["plane"] for row in rows} == {"nft"}
+    endpoint = next(row for row in rows if row["name"] == ["ip", "endpoints", "10.96.0.10 . tcp . 80 . 1"])
+    assert endpoint["kind"] == "element"
+    assert endpoint["object"]["data"] == "10.244.1.12 . 8080"
+    assert endpoint["origin"].startswith("shop/cart:http (TCP)")
+    assert any(row["origin"] == "base" for row in rows)
+    only = json.loads(run("compile", "--manifests", str(shop), "-o", "json", "--family", "ip").out)
+    assert only == [row for row in rows if row["name"][0] == "ip"]
+
+
+def test_compile_tells_of_bad_objects_and_goes_on(run: Kubeway, shop: Path) -> None:
+    (shop / "odd.yaml").write_text(CART.replace("cart", "odd").replace("port: 80}", "port: 80000}"))
+    said = run("compile", "--manifests", str(shop))
+    assert said.code == 0
+    assert "10.96.0.10 . tcp . 80" in said.out
+    assert f"kubeway: warning: {shop}/odd.yaml" in said.err
+    assert "shop/odd" in said.err
+
+
+def test_compile_stops_at_a_file_it_cannot_read(run: Kubeway, shop: Path) -> None:
+    (shop / "bad.yaml").write_text("kind: }")
+    said = run("compile", "--manifests", str(shop))
+    assert said.code == 1
+    assert said.err.startswith(f"kubeway: {shop}/bad.yaml:1:")
+    assert said.err.count("\n") == 1
+
+
+def test_several_nodes_have_to_be_chosen_from(run: Kubeway, shop: Path) -> None:
+    (shop / "other.yaml").write_text(NODE.replace("node1", "node2"))
+    said = run("compile", "--manifests", str(shop))
+    assert said == (1, "", "kubeway: --node: needed to choose from 2 Nodes: node1, node2\n")
+    assert run("compile", "--manifests", str(shop), "--node", "Node2").code == 0
+
+
+def test_whoever_has_read_enough_is_no_error(shop: Path) -> None:
+    kubeway = [sys.executable, "-m", "kubeway", "compile", "--manifests", str(shop), "-o", "json"]
+    child = subprocess.Popen(kubeway, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.close()
+    _, err = child.communicate(timeout=60)
+    assert err == b""
+
+
+def test_help_imports_nothing_heavy() -> None:
+    seen = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "kubeway", "compile", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported = {line.rpartition("|")[2].strip() for line in seen.stderr.splitlines()}
+    assert "typer" in imported
+    assert not imported & {"aiohttp", "asyncio", "structlog", "yaml", "watchfiles", "msgspec", "rich"}
+
+
+# --- trace ------------------------------------------------------------------------------
+
+
+def test_trace_tells_steps_chances_and_that_all_agree(run: Kubeway, shop: Path) -> None:
+    said = run(
+        *("trace", "10.244.1.99", "10.96.0.10:80/TCP", "--manifests", str(shop)),
+        *("--cluster-cidr", "10.244.0.0/16", "--iif", "cni0"),
+    )
+    assert (said.code, said.err) == (0, "")
+    lines = said.out.splitlines()
+    assert lines[0] == "10.244.1.99 -> 10.96.0.10:80/TCP, in by cni0"
+    assert "shop/cart:http" in lines[2]
+    assert [line.split() for line in lines[-4:-2]] == [
+        ["10.244.1.11:8080", "1/2", "1/2"],
+        ["10.244.1.12:8080", "1/2", "1/2"],
+    ]
+    assert lines[-1] == "The program of nftables mode does just that."
+
+
+def test_what_the_node_sends_is_made_here(run: Kubeway, shop: Path) -> None:
+    said = run("trace", "203.0.113.10", "10.96.0.10:81", "--manifests", str(shop))
+    assert said.code == 0
+    assert said.out.startswith("203.0.113.10 -> 10.96.0.10:81/TCP, made on this node\n")
+    assert "rejected (port unreachable)" in said.out
+
+
+def test_a_remembered_endpoint_counts(run: Kubeway, shop: Path) -> None:
+    sticky = CART.replace("spec: {", "spec: {sessionAffinity: ClientIP, ")
+    (shop / "cart.yaml").write_text(sticky)
+    ask = ("trace", "10.244.1.99", "10.96.0.10:80", "--manifests", str(shop))
+    assert "1/2" in run(*ask).out
+    said = run(*ask, "--remembered", "10.244.1.12:8080")
+    assert said.code == 0
+    assert "10.244.1.11:8080" not in said.out
+    assert said.out.splitlines()[-3].split() == ["10.244.1.12:8080", "1", "1"]
+
+
+def test_a_program_that_does_otherwise_is_3(
+    run: Kubeway, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NftablesMode, "fates", lambda *_: {PASS: 1})
+    said = run("trace", "10.244.1.99", "10.96.0.10:80", "--manifests", str(shop))
+    assert said.code == 3
+    assert "This is a bug in kubeway: please report it." in said.out
+    rows = [line.split() for line in said.out.splitlines()]
+    assert ["10.244.1.11:8080", "1/2", "-"] in rows
+    assert ["passed", "on", "as", "it", "is", "-", "1"] in rows
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["x", "10.96.0.10:80"], "SRC: 'x' is not an IP address"),
+        (["fd00::1", "10.96.0.10:80"], "SRC: fd00::1 is not of the family of 10.96.0.10"),
+        (["10.0.0.1", "10.96.0.10"], "DST:PORT/PROTO: '10.96.0.10' is not an address with a port; write"),
+        (["10.0.0.1", "10.96.0.10:0"], "DST:PORT/PROTO: '0' is not a port, 1 to 65535; write"),
+        (["10.0.0.1", "10.96.0.10:80/ICMP"], "DST:PORT/PROTO: 'ICMP' is none of TCP, UDP, SCTP"),
+        (["fd00::1", "fd00::2:80"], "DST:PORT/PROTO: 'fd00::2:80' is not an address with a port; write"),
+        (
+            ["10.0.0.1", "10.96.0.10:80", "--remembered", "fd00::1"],
+            "--remembered: 'fd00::1' is not an address",
+        ),
+        (
+            ["10.0.0.1", "10.96.0.10:80", "--remembered", "[fd00::1]:80"],
+            "--remembered: [fd00::1]:80 is not of the family of 10.96.0.10",
+        ),
+    ],
+)
+def test_a_packet_that_cannot_be_read(run: Kubeway, shop: Path, words: list[str], line: str) -> None:
+    said = run("trace", *words, "--manifests", str(shop))
+    assert said.code == 1
+    assert said.err.startswith(f"kubeway: {line}")
+    assert said.err.count("\n") == 1
+
+
+def test_ipv6_stands_in_brackets(run: Kubeway, shop: Path) -> None:
+    said = run("trace", "fd00::1", "[fd00::2]:80/udp", "--manifests", str(shop))
+    assert said.code == 0
+    assert said.out.startswith("fd00::1 -> [fd00::2]:80/UDP, in by eth0\n")
