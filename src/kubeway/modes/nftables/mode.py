@@ -1,0 +1,212 @@
+"""
+Forwards to fragments: what one service port adds, and where a packet can end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from sys import byteorder
+from typing import Final, Literal
+
+from kubeway.model.forward import Endpoint, Forward, Frontend
+from kubeway.model.node import FamilyView, NodeView
+from kubeway.model.packet import Fates, Packet
+from kubeway.modes.nftables.base import base
+from kubeway.modes.nftables.classes import Way, class_chains
+from kubeway.modes.nftables.layout import (
+    ID_LOCAL,
+    LOCAL_SLOTS,
+    PRESENT,
+    WORDS,
+    ids,
+    pack_front,
+    pack_port,
+    pack_slot,
+)
+from kubeway.planes.nft import build as b
+from kubeway.planes.nft.fates import fates as walk
+from kubeway.planes.nft.objects import KINDS, PLANE, Drop, Element, Family, Goto, Return, element_key
+from kubeway.program.program import Fragment, Key, Object, Origin
+from kubeway.values import family_of
+
+_MAX_COMMENT: Final = 127
+_REJECT: Final = Goto("reject-it")
+_DROP: Final = Drop()
+_NOBODY: Final = Return()
+_new: Final = tuple.__new__
+
+
+class NftablesMode:
+    """`Mode` of the nftables plane. Pure; what it keeps is a memo of the last view's chains."""
+
+    name: Final = "nftables"
+    planes: Final[Mapping[str, tuple[str, ...]]] = {PLANE: KINDS}
+
+    def __init__(self) -> None:
+        self._view: NodeView | None = None
+        self._chains: dict[tuple[int, Way], tuple[Goto, dict[Key, Object]]] = {}
+
+    # --- the base --------------------------------------------------------------------
+
+    def base(self, view: NodeView) -> Fragment:
+        objects: dict[Key, Object] = {}
+        for number, words in WORDS.items():
+            objects.update(base(words, view.family(number), view.mark))
+        return Fragment(Origin(None, "base"), objects)
+
+    # --- one service port --------------------------------------------------------------
+
+    def fragment(self, forward: Forward, view: NodeView) -> Fragment:
+        words = WORDS[forward.family]
+        family = words.family
+        objects: dict[Key, Object] = {}
+        comment = str(forward.name)[:_MAX_COMMENT]
+        for frontend in forward.frontends:
+            external = frontend.kind != "ClusterIP"
+            by_local = forward.external_local if external else forward.internal_local
+            applies = forward.local if by_local else forward.cluster
+            if frontend.ip is None:
+                front = pack_front(forward.proto, frontend.port)
+                maps = "nodeport-"
+                into, refused = "nodeports", "no-endpoint-nodeports"
+            else:
+                front = frontend.ip + pack_front(forward.proto, frontend.port)
+                maps = ""
+                into, refused = "services", "no-endpoint-services"
+                if not external:
+                    objects[element_key(family, "cluster-ips", frontend.ip)] = PRESENT
+            if frontend.sources is not None:
+                objects[element_key(family, "firewalled", front)] = Element(comment=comment)
+                for source in frontend.sources:
+                    key = element_key(family, "allowed", front + source.ip)
+                    objects[key] = Element(end=front + source.last)
+            if not applies:
+                verdict = _DROP if forward.usable else _REJECT
+                objects[element_key(family, refused, front)] = Element(verdict, comment=comment)
+            # Behind a Local policy, pods and this node itself are served by all endpoints.
+            served = forward.usable if external else bool(applies)
+            if not served:
+                if frontend.ip is not None:
+                    # The address keeps its port: no node port of that number steps in.
+                    objects[element_key(family, into, front)] = Element(_NOBODY, comment=comment)
+                continue
+            way, lists = _way(frontend, forward, external, by_local)
+            verdict_to, chains = self._class(way, forward.family, view)
+            objects[element_key(family, into, front)] = Element(verdict_to, comment=comment)
+            objects.update(chains)
+            for endpoints, first in lists:
+                _list(objects, family, maps, front, endpoints, first, bool(forward.affinity))
+        for endpoints in (forward.cluster, forward.local):
+            for endpoint in endpoints:
+                if endpoint.local:
+                    itself = endpoint.ip * 2 + pack_front(forward.proto, endpoint.port)
+                    objects[element_key(family, "hairpin", itself)] = PRESENT
+        return Fragment(Origin(forward.name, "service port"), objects)
+
+    def _class(self, way: Way, family: int, view: NodeView) -> tuple[Goto, dict[Key, Object]]:
+        """The verdict that leads to a class, and the chains it takes."""
+        if view is not self._view:
+            self._view, self._chains = view, {}
+        known = self._chains.get((family, way))
+        if known is None:
+            known = self._chains[family, way] = (
+                Goto(way.chain),
+                class_chains(way, WORDS[family], view),
+            )
+        return known
+
+    # --- where a packet can end -----------------------------------------------------------
+
+    def fates(
+        self,
+        objects: Mapping[Key, Object],
+        view: NodeView,
+        packet: Packet,
+        trail: list[str] | None = None,
+    ) -> Fates:
+        family = view.family(family_of(packet.dst))
+        dynamic = {}
+        if packet.remembered is not None:
+            dynamic = _remembered(objects, family, packet)
+        return walk(objects, packet, family.addresses, trail, dynamic)
+
+
+NFTABLES: Final = NftablesMode()
+
+
+def _way(
+    frontend: Frontend, forward: Forward, external: bool, by_local: bool
+) -> tuple[Way, list[tuple[tuple[Endpoint, ...], int]]]:
+    """The class of a frontend, and the lists of endpoints with their first slots."""
+    if not external:
+        endpoints = forward.local if by_local else forward.cluster
+        return Way("cluster-ip", len(endpoints), None, forward.affinity), [(endpoints, 0)]
+    front: Literal["external", "nodeport"] = "nodeport" if frontend.ip is None else "external"
+    lists = [(forward.cluster, 0)]
+    if by_local:
+        lists.append((forward.local, LOCAL_SLOTS))
+    way = Way(front, len(forward.cluster), len(forward.local) if by_local else None, forward.affinity)
+    return way, lists
+
+
+def _list(
+    objects: dict[Key, Object],
+    family: Family,
+    maps: str,
+    front: bytes,
+    endpoints: tuple[Endpoint, ...],
+    first: int,
+    sticky: bool,
+) -> None:
+    if not sticky:
+        name = maps + "endpoints"
+        for slot, endpoint in enumerate(endpoints, first):
+            # element_key, spelled out: this line is run for every endpoint there is.
+            key = _new(Key, (PLANE, "element", (family, name, front + pack_slot(slot))))
+            objects[key] = Element(endpoint.ip + pack_port(endpoint.port))
+        return
+    for slot, (number, endpoint) in enumerate(ids(endpoints, first).items(), first):
+        raw = b.host32(number)
+        objects[element_key(family, maps + "sticky-slots", front + pack_slot(slot))] = Element(raw)
+        key = element_key(family, maps + "sticky-endpoints", front + raw)
+        objects[key] = Element(endpoint.ip + pack_port(endpoint.port))
+
+
+def _remembered(
+    objects: Mapping[Key, Object], view: FamilyView, packet: Packet
+) -> dict[tuple[str, bytes], bytes]:
+    """What the affinity maps hold if this client was sent to `packet.remembered` before."""
+    assert packet.remembered is not None
+    family = WORDS[view.family].family
+    ip, port = packet.remembered
+    target = ip + pack_port(port)
+    front = pack_front(packet.proto, packet.port)
+    detector = view.detector
+    by_cluster = packet.src in view.addresses or (
+        detector is not None and detector.is_local(packet.src, packet.iif)
+    )
+    dynamic = {}
+    for maps, key in (("", packet.dst + front), ("nodeport-", front)):
+        numbers = _ids_of(objects, family, maps + "sticky-endpoints", key, target)
+        # The same client is always served by the same list: a pod and the node itself by
+        # the Cluster list, others by the Local one where there is one.
+        likely = [n for n in numbers if bool(n & ID_LOCAL) != by_cluster] or numbers
+        if likely:
+            dynamic[maps + "affinity", packet.src + key] = b.host32(likely[0])
+    return dynamic
+
+
+def _ids_of(
+    objects: Mapping[Key, Object], family: Family, name: str, front: bytes, target: bytes
+) -> list[int]:
+    """The ids by which an address leads to this endpoint."""
+    place = (family, name)
+    return [
+        int.from_bytes(raw[-4:], byteorder)
+        for key, element in objects.items()
+        if key.kind == "element"
+        and key.name[:2] == place
+        and element.data == target
+        and isinstance(raw := key.name[2], bytes)
+        and raw[:-4] == front
+    ]
