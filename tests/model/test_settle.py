@@ -358,7 +358,7 @@ def test_ports_that_did_not_change_keep_their_object() -> None:
     assert settler.forwards[dns.name, 4] is dns
 
 
-@given(st.lists(worlds(), min_size=2, max_size=3), st.data())
+@given(st.lists(worlds(2), min_size=2, max_size=3), st.data())
 def test_step_by_step_is_as_at_once(many: list[World], data: st.DataObject) -> None:
     """Whatever came and went in whatever order, the outcome is that of settling the end anew."""
     facts, options = many[0].facts, many[0].options

@@ -109,14 +109,13 @@ def _settle_port(
     service: Service, port: ServicePort, family: int, ways: _Ways, pieces: list[EndpointSlice], here: Here
 ) -> Forward:
     name = ServicePortName(*service.name, port.name, port.proto)
-    frontends = _frontends(port, ways)
-    external = len(frontends) > 1
+    external = bool(port.node_port or ways.balancer or ways.external)
     policy = _policy(service, external)
     chosen = select(candidates(port, family, pieces, here.node), policy, here)
     return Forward(
         name,
         family,
-        frontends,
+        _frontends(port, ways),
         chosen.cluster,
         chosen.local,
         service.internal_local,
