@@ -30,6 +30,9 @@ V4: Final = 4
 V6: Final = 6
 
 
+_OCTETS: Final = {str(number): number for number in range(256)}
+
+
 def family_of(ip: Ip) -> int:
     """4 or 6."""
     return V4 if len(ip) == 4 else V6
@@ -41,14 +44,23 @@ def parse_ip(text: str) -> Ip:
     IPv4 octets may have leading zeros and are read as decimal, as Kubernetes
     reads them (KEP-4858: old objects may hold such values).
     """
+    octets = text.split(".")
+    try:
+        a, b, c, d = octets  # the usual, fast: IPv4 without leading zeros
+        return Ip(bytes((_OCTETS[a], _OCTETS[b], _OCTETS[c], _OCTETS[d])))
+    except (KeyError, ValueError):
+        pass
     if ":" not in text:
-        octets = text.split(".")
-        if len(octets) == 4 and text.isascii() and all(o.isdigit() and len(o) <= 3 for o in octets):
-            return Ip(bytes(map(int, octets)))  # bytes() refuses values over 255
+        plain = len(octets) == 4 and text.isascii() and all(o.isdigit() and len(o) <= 3 for o in octets)
+        if plain and all(int(octet) < 256 for octet in octets):
+            return Ip(bytes(map(int, octets)))
         raise ValueError(f"{text!r} is not an IP address")
     if "%" in text:
         raise ValueError(f"{text!r} has a zone, which an address here cannot have")
-    address = ipaddress.IPv6Address(text)
+    try:
+        address = ipaddress.IPv6Address(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not an IP address") from None
     # ::ffff:a.b.c.d is the IPv4 address it maps to, as in Go's net package.
     mapped = address.ipv4_mapped
     return Ip(mapped.packed if mapped is not None else address.packed)

@@ -32,7 +32,6 @@ from kubeway.model.scalars import (
     NAME_RULE,
     Complain,
     addresses,
-    ip_of,
     name_of,
     namespace_of,
     port_of,
@@ -40,7 +39,7 @@ from kubeway.model.scalars import (
     proto_of,
     word,
 )
-from kubeway.values import V4, V6, family_of
+from kubeway.values import V4, V6, family_of, parse_ip
 
 _FAMILIES: Final = {"IPv4": V4, "IPv6": V6}
 
@@ -133,7 +132,7 @@ def _endpoints(shapes: Iterable[api.Endpoint], family: int, complain: Complain) 
             continue
         text = shape.addresses[0]
         try:
-            ip = ip_of(text)
+            ip = parse_ip(text)
             node = word(shape.node_name) if shape.node_name else ""
             hints = _hints(shape.hints) if shape.hints is not None else None
         except ValueError as problem:

@@ -23,7 +23,6 @@ Complain = Callable[[str, str], None]
 
 NAME: Final = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9._]{0,251}[A-Za-z0-9])?")
 NAME_RULE: Final = "is not a name (1 to 253 letters, digits, - and .)"
-_OCTETS: Final = {str(number): number for number in range(256)}
 
 
 def name_of(name: str | None) -> str:
@@ -64,21 +63,12 @@ def port_of(port: int | None) -> int:
     return port
 
 
-def ip_of(text: str) -> Ip:
-    """`parse_ip`, with a short way for the usual: IPv4 without leading zeros."""
-    try:
-        a, b, c, d = text.split(".")
-        return Ip(bytes((_OCTETS[a], _OCTETS[b], _OCTETS[c], _OCTETS[d])))
-    except (KeyError, ValueError):
-        return parse_ip(text)
-
-
 def addresses(path: str, texts: Iterable[str], complain: Complain) -> list[Ip]:
     """Those of the texts that are addresses."""
     found = []
     for text in texts:
         try:
-            found.append(ip_of(text))
+            found.append(parse_ip(text))
         except ValueError:
             complain(path, f"{text!r} is not an IP address")
     return found
