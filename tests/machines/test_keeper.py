@@ -237,6 +237,19 @@ def test_a_commit_of_somebody_else_is_followed_by_a_repair() -> None:
     assert desk.keeper.cause == "change"
 
 
+@pytest.mark.parametrize("event", ["stale", "lost"])
+def test_a_repair_that_fails_is_still_a_repair(event: str) -> None:
+    desk = level({A: 1})
+    desk.keeper.generation(2)
+    desk.read({})
+    assert desk.next() == write(add(A, 1))
+    getattr(desk.keeper, event)()
+    if event == "lost":
+        desk.read({})
+    assert desk.keeper.cause == "drift"
+    assert desk.next() == write(add(A, 1))
+
+
 def test_a_commit_of_somebody_else_that_changed_nothing_of_ours_is_no_drift() -> None:
     desk = level({A: 1})
     desk.keeper.generation(2)
@@ -365,3 +378,25 @@ def test_law_whatever_happens_the_plane_ends_as_wanted(events: list[Any], there:
         carry_out()
     assert plane == desk.wanted
     assert desk.keeper.level
+
+
+def test_what_has_no_more_room_is_made_anew_with_the_next_write() -> None:
+    law_saw: list[Change] = []
+
+    def law(changes: Any, wanted: Any) -> list[Change]:
+        law_saw[:] = changes
+        return list(changes)
+
+    desk = level({A: 1}, law=law)
+    desk.want(add(B, 2))
+    assert isinstance(desk.next(), Write)
+    desk.keeper.refused()
+    assert desk.keeper.outgrown(A)
+    assert not desk.keeper.outgrown(A)  # twice is no help
+    desk.read({A: 1})
+    assert isinstance(desk.next(), Write)
+    assert law_saw == [add(B, 2), put(A, 1, 1)]
+    desk.keeper.write_done(2)
+    desk.want(add(C, 3))
+    assert isinstance(desk.next(), Write)
+    assert law_saw == [add(C, 3)]

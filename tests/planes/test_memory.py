@@ -105,6 +105,11 @@ def test_adding_what_is_there_already_changes_nothing() -> None:
 AT_ODDS = add(ELEMENT, Element(Drop()))
 REFUSED = {
     "another value for what is there": ({ELEMENT: GOTO}, [AT_ODDS], errno.EEXIST),
+    "another value that names no chain": (
+        {ELEMENT: GOTO},
+        [add(ELEMENT, Element(Goto("nowhere")))],
+        errno.ENOENT,
+    ),
     "setting what is not there": ({}, [put(ELEMENT, None, GOTO)], errno.ENOENT),
     "deleting what is not there": ({}, [drop(ELEMENT, GOTO)], errno.ENOENT),
     "an element without its set": ({}, [add(element_key("ip", "no", b"1234"), Element())], errno.ENOENT),

@@ -19,6 +19,7 @@ told events and the time, and answers with a command.
     refused      -              -> UNKNOWN       -              -
     lost         stays          -> UNKNOWN       -> UNKNOWN     -> UNKNOWN
     stale        stays          stays*; a second time -> UNKNOWN
+    outgrown     with the next write, what has no more room is made anew
     generation   -              stays*           -> DOUBTED     stays, if it moved without us
 
 A change is written before a doubt (*) is followed up: writing is a thousand times
@@ -94,11 +95,9 @@ class Keeper:
         self.spared: set[Key] = set()  # keys that are left as they are
         self._known = False
         self._doubted = False
-        # The changes from nothing to all that is wanted, if they came in one go: a cold
-        # start, where to find the difference again would take as long as to compile it.
-        self._whole: list[Change] | None = None
         self._todo: list[Change] = []
         self._writing: list[Change] = []
+        self._outgrown: set[Key] = set()
         self._stales = 0
         self._generation: int | None = None
         self._poll_at = -inf
@@ -118,7 +117,11 @@ class Keeper:
         if self._todo or self._writing:
             self._writing = after(self._writing, self._todo) if self._writing else self._todo
             self._todo = []
-            return Write(steps(self._law(self._writing, self._wanted), self._order))
+            anew = [
+                Change("set", key, held, held) for key in self._outgrown if (held := self._wanted.get(key))
+            ]
+            changes = [*self._writing, *anew] if anew else self._writing
+            return Write(steps(self._law(changes, self._wanted), self._order))
         read_at = (
             self._read_after if self._doubted else max(self._read_after, self._verified_at + self._verify)
         )
@@ -137,12 +140,16 @@ class Keeper:
 
     def desired(self, changes: Sequence[Change]) -> None:
         """What is wanted has changed so."""
+        # What is not known is read, and the difference found then holds these changes too.
         if self._known and changes:
             self._todo = self._but_spared(after(self._todo, changes) if self._todo else list(changes))
-        elif changes:
-            # What is not known is read, and the difference found then holds these changes too.
-            whole = len(changes) == len(self._wanted) and all(c[0] == "add" for c in changes)
-            self._whole = list(changes) if whole else None
+
+    def outgrown(self, key: Key) -> bool:
+        """A plane has no more room in this object: the next write makes it anew, as `law`
+        knows how. False if it is to be made anew already, so that this is no help."""
+        known = key in self._outgrown
+        self._outgrown.add(key)
+        return not known
 
     def read_done(
         self, objects: Mapping[Key, Object], now: float, generation: int | None = None
@@ -151,7 +158,7 @@ class Keeper:
 
         `generation`: what it was before the read began.
         """
-        self._todo, self._writing = self._but_spared(self._difference(objects)), []
+        self._todo, self._writing = self._but_spared(list(diff(objects, self._wanted))), []
         if not self._todo:
             self.cause = "change"
         elif self._known:
@@ -164,6 +171,7 @@ class Keeper:
     def write_done(self, generation: int | None = None) -> None:
         """The planes took the changes. `generation`: what it is since."""
         self._writing, self._stales, self.cause = [], 0, "change"
+        self._outgrown.clear()
         if generation is None or self._generation is None:
             return
         # One commit of ours moves it by one; one that changed nothing does not.
@@ -201,14 +209,8 @@ class Keeper:
         """There is reason to look at the planes again."""
         self._doubted = True
 
-    def _difference(self, objects: Mapping[Key, Object]) -> list[Change]:
-        whole, self._whole = self._whole, None
-        if whole and not objects:
-            return whole
-        return list(diff(objects, self._wanted))
-
     def _retrying(self) -> None:
-        if self.cause != "start":
+        if self.cause == "change":
             self.cause = "retry"
 
     def _but_spared(self, changes: list[Change]) -> list[Change]:

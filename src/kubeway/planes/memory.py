@@ -137,10 +137,11 @@ class MemoryPlane:
         verb, key, _, new = change
         there = self.objects.get(key)
         if verb == "add":
+            self._require(change)
             if there is not None and there != new:
                 raise self._refusal(errno.EEXIST, change)
             if there is None:
-                self._add(change)
+                self._replace(key, new)
             return
         if there is None:
             raise self._refusal(errno.ENOENT, change)
@@ -148,16 +149,13 @@ class MemoryPlane:
             self._remove(change)
         elif self._laws.place(key) is None:
             self._remove(change)
-            self._add(change)
+            self._require(change)
+            self._replace(key, new)
         elif key.kind in self._laws.RIGID:
             raise self._refusal(errno.EEXIST, change)
         else:
             self._require(change)
             self._replace(key, new)
-
-    def _add(self, change: Change) -> None:
-        self._require(change)
-        self._replace(change.key, change.new)
 
     def _require(self, change: Change) -> None:
         key, obj = change.key, change.new

@@ -131,7 +131,14 @@ class Compiler:
                 records += self._newly_lost(key, forward)
         self._linked.update(forwards)
         self._linked.difference_update([key for key, forward in forwards.items() if forward is None])
-        return Compiled(self.linker.update(fragments), forwards, records)
+        return Compiled(self._link(fragments), forwards, records)
+
+    def _link(self, fragments: dict[Name, Fragment | None]) -> list[Change]:
+        """At a cold start the planes are compared with the program; nobody asks what changed in it."""
+        if self.linker.objects:
+            return self.linker.update(fragments)
+        self.linker.fill({name: found for name, found in fragments.items() if found is not None})
+        return []
 
     def _newly_lost(self, key: ForwardKey, forward: Forward) -> list[Record]:
         before = self._lost.pop(key, ())

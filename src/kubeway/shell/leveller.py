@@ -19,6 +19,7 @@ from kubeway.errors import KubewayError, Refused, Stale
 from kubeway.machines.aside import Aside
 from kubeway.machines.keeper import Keeper, Law, Nothing, Poll, Read, Write
 from kubeway.planes.nft.describe import describe
+from kubeway.planes.nft.laws import outgrown
 from kubeway.program.link import Linker, Name
 from kubeway.program.plane import Mode, Plane
 from kubeway.program.program import Change, Key, Step
@@ -84,7 +85,7 @@ class Leveller:
                     return None
             if problem is None:
                 continue
-            if isinstance(problem, Refused) and self._set_aside(problem):
+            if isinstance(problem, Refused) and (self._outgrown(problem) or self._set_aside(problem)):
                 tries = _TRIES
                 if self._clock() - began > _LONG:
                     return None
@@ -128,9 +129,11 @@ class Leveller:
         except KubewayError as error:
             self.keeper.lost()
             return error
-        drift = self.keeper.read_done(objects, self._clock(), generation)
-        if self.keeper.cause == "drift":
-            self._record(self._drifted(drift))
+        before = self.keeper.cause
+        difference = self.keeper.read_done(objects, self._clock(), generation)
+        # A repair that failed and is tried again is no new drift.
+        if self.keeper.cause == "drift" and before != "drift":
+            self._record(self._drifted(difference))
         return None
 
     async def _write(self, steps: list[Step]) -> KubewayError | None:
@@ -162,7 +165,12 @@ class Leveller:
         examples = tuple(describe(change, self._linker.objects) for change in drift[:_EXAMPLES])
         return records.Drifted(verbs.count("add"), verbs.count("set"), verbs.count("del"), examples)
 
-    # --- setting aside ----------------------------------------------------------------
+    # --- what is refused ----------------------------------------------------------------
+
+    def _outgrown(self, problem: Refused) -> bool:
+        """Whether it was for want of room, which the next write makes."""
+        table = outgrown(problem.key, problem.errno) if isinstance(problem.key, Key) else None
+        return table is not None and self.keeper.outgrown(table)
 
     def _set_aside(self, problem: Refused) -> bool:
         """Whether somebody was set aside for this."""

@@ -12,6 +12,7 @@ Source: net/netfilter/nf_tables_api.c; each law was tried on kernel 6.18.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -48,6 +49,14 @@ def references(key: Key, obj: Object) -> Iterator[Key]:
                     yield Key(PLANE, "chain", (family, expr.chain))
                 elif isinstance(expr, Lookup | Dynset):
                     yield Key(PLANE, "set", (family, expr.name))
+
+
+def outgrown(key: Key, number: int) -> Key | None:
+    """The table to make anew if a change of `key` was refused with this errno: its set is full.
+
+    A set that is made together with many elements has room for some more (`lower`), not for any number.
+    """
+    return Key(PLANE, "table", key.name[:1]) if number == errno.ENFILE and key.kind == "element" else None
 
 
 def lawful(changes: Sequence[Change], desired: Mapping[Key, Object]) -> list[Change]:
