@@ -222,10 +222,10 @@ def after(first: Iterable[Change], then: Iterable[Change]) -> list[Change]:
     olds: dict[Key, Object | None] = {}
     news: dict[Key, Object | None] = {}
     for changes in (first, then):
-        for _, key, old, new in changes:
-            olds.setdefault(key, old)
-            news[key] = new
-    return [change for key, old in olds.items() if (change := _change(key, old, news[key]))]
+        for change in changes:
+            olds.setdefault(change.key, change.old)
+            news[change.key] = change.new
+    return [made for key, old in olds.items() if (made := _change(key, old, news[key]))]
 
 
 def _change(key: Key, old: Object | None, new: Object | None) -> Change | None:

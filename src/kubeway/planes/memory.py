@@ -127,14 +127,14 @@ class MemoryPlane:
             for change in changes:
                 self._make(change)
         except KubewayError:
-            for _, key, old, new in reversed(self._undo):
-                self._put(key, new, old)
+            for change in reversed(self._undo):
+                self._put(change.key, change.new, change.old)
             raise
         if self._undo:
             self._generation = self._generation + 1 & 0xFFFFFFFF
 
     def _make(self, change: Change) -> None:
-        verb, key, _, new = change
+        verb, key, new = change.verb, change.key, change.new
         there = self.objects.get(key)
         if verb == "add":
             self._require(change)

@@ -59,7 +59,7 @@ def steps(changes: Iterable[Change], order: Mapping[str, Sequence[str]]) -> list
     build: dict[tuple[str, str], list[Change]] = {place: [] for place in places}
     clear: dict[tuple[str, str], list[Change]] = {place: [] for place in reversed(places)}
     for change in changes:
-        (clear if change.verb == "del" else build)[change.key[0], change.key[1]].append(change)
+        (clear if change.verb == "del" else build)[change.key.plane, change.key.kind].append(change)
     # The top plane ends the one list and begins the other: its making and its
     # breaking meet in one step, which for nftables is one atomic transaction.
     runs = [(place[0], run) for side in (build, clear) for place, run in side.items() if run]

@@ -12,13 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from msgspec import Struct
+
 from kubeway.model.forward import ServicePortName
 
 Object = Any
 """An immutable value with equality that tells types apart; see docs/decisions."""
 
 
-class Key(NamedTuple):
+class Key(Struct, frozen=True, order=True, gc=False, cache_hash=True):
     """`plane` holds the object, `kind` is one of the plane's kinds, `name` is the object's own."""
 
     plane: str
@@ -40,14 +42,13 @@ class Fragment(NamedTuple):
     """What one service port (or the base) adds to the program.
 
     `objects` may hold keys that other fragments hold too: chains they share.
-    `reasons` tells for a key why it is there.
     """
 
     origin: Origin
     objects: Mapping[Key, Object]
 
 
-class Change(NamedTuple):
+class Change(Struct, frozen=True, gc=False):
     """`verb` is "add", "set" or "del"; `old` is None for add, `new` for del."""
 
     verb: str

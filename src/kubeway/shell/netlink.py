@@ -110,7 +110,7 @@ class NetlinkSocket:
         self._next = first + count
         return first
 
-    def transact(self, data: bytes) -> list[Ack]:
+    def transact(self, data: bytes | bytearray) -> list[Ack]:
         """Send one buffer of requests and return every ack and refusal, in the kernel's order.
 
         A request is acked if it fails or bears NLM_F_ACK; so no refusal in the
@@ -183,7 +183,7 @@ class NetlinkSocket:
         self._send(request[:8] + _SEQUENCE.pack(sequence) + request[12:])
         return sequence
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: bytes | bytearray) -> None:
         try:
             self._socket.send(data)
         except OSError as error:

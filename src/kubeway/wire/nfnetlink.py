@@ -105,10 +105,10 @@ class Batch:
 
 def number(messages: Sequence[bytes], first: int) -> bytes:
     """The messages joined, message `i` with the sequence number `first + i` (modulo 2**32)."""
-    return _numbered(messages, first)
+    return bytes(_numbered(messages, first))
 
 
-def _numbered(messages: Sequence[bytes], first: int) -> bytes:
+def _numbered(messages: Sequence[bytes], first: int) -> bytearray:
     # Builders leave the number 0: joining first and patching after copies the
     # megabytes once, however many messages there are.
     data = bytearray().join(messages)
@@ -118,4 +118,4 @@ def _numbered(messages: Sequence[bytes], first: int) -> bytes:
         put(data, at, sequence & 0xFFFFFFFF)
         at += len(one)
         sequence += 1
-    return bytes(data)
+    return data

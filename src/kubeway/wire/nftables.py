@@ -17,7 +17,6 @@ from typing import Final
 
 from kubeway.errors import Malformed
 from kubeway.wire.netlink import (
-    NLM_F_ACK,
     NLM_F_APPEND,
     NLM_F_CREATE,
     NLM_F_DUMP,
@@ -72,7 +71,9 @@ REJECT_ICMP: Final = 0
 REJECT_CODE: Final = {"ip": 3, "ip6": 4}
 
 MAX_ATTR: Final = 65_535
-_REQUEST: Final = NLM_F_REQUEST | NLM_F_ACK
+# No ack is asked for: of a transaction the kernel tells every refusal, and nothing else
+# is to be told. A thousand acks of success would cost a millisecond to write and to read.
+_REQUEST: Final = NLM_F_REQUEST
 
 
 def kind(number: int) -> int:
@@ -314,15 +315,19 @@ COMMENT_TABLE: Final = 0
 COMMENT_CHAIN: Final = 0
 COMMENT_ELEMENT: Final = 0
 COMMENT_SET: Final = 7
-_MAX_COMMENT: Final = 127  # NFTNL_UDATA_COMMENT_MAXLEN less the NUL
+MAX_COMMENT: Final = 127  # NFTNL_UDATA_COMMENT_MAXLEN less the NUL
 
 
 def comment(number: int, words: str) -> bytes:
     """A comment as nft keeps it in an object's userdata: type, length, text, NUL."""
+    raw = cut_comment(words)
+    return bytes((number, len(raw) + 1)) + raw + b"\0"
+
+
+def cut_comment(words: str) -> bytes:
+    """As much of the words as a comment holds."""
     raw = words.encode()
-    if len(raw) > _MAX_COMMENT:
-        raw = raw[:_MAX_COMMENT].decode("utf-8", "ignore").encode()
-    return b"%c%c%b\0" % (number, len(raw) + 1, raw)
+    return raw if len(raw) <= MAX_COMMENT else raw[:MAX_COMMENT].decode("utf-8", "ignore").encode()
 
 
 def read_tlvs(data: bytes) -> dict[int, bytes]:

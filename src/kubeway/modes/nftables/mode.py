@@ -33,7 +33,6 @@ _MAX_COMMENT: Final = 127
 _REJECT: Final = Goto("reject-it")
 _DROP: Final = Drop()
 _NOBODY: Final = Return()
-_new: Final = tuple.__new__
 
 
 class NftablesMode:
@@ -162,7 +161,7 @@ def _list(
         name = maps + "endpoints"
         for slot, endpoint in enumerate(endpoints, first):
             # element_key, spelled out: this line is run for every endpoint there is.
-            key = _new(Key, (PLANE, "element", (family, name, front + pack_slot(slot))))
+            key = Key(PLANE, "element", (family, name, front + pack_slot(slot)))
             objects[key] = Element(endpoint.ip + pack_port(endpoint.port))
         return
     for slot, (number, endpoint) in enumerate(ids(endpoints, first).items(), first):

@@ -67,7 +67,9 @@ def lawful(changes: Sequence[Change], desired: Mapping[Key, Object]) -> list[Cha
     `add` of everything else that family is to hold. All in one transaction, so no
     packet meets the family without its rules.
     """
-    stiff = {c[1][2][0] for c in changes if c[0] == "set" and c[1][0] == PLANE and c[1][1] in RIGID}
+    stiff = {
+        c.key.name[0] for c in changes if c.verb == "set" and c.key.plane == PLANE and c.key.kind in RIGID
+    }
     if not stiff:
         return changes if isinstance(changes, list) else list(changes)
     kept = [c for c in changes if c.key.plane != PLANE or c.key.name[0] not in stiff]

@@ -10,7 +10,7 @@ its message, so that a refusal finds its way back to the one that was refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, repeat
 from typing import Any, Final, NamedTuple
 
@@ -108,33 +108,29 @@ def _runs(changes: Sequence[Change]) -> list[_Run]:
     """The changes in their order, but with the elements of one set together: they do
     not point at each other. One pass, as there may be a million."""
     runs: list[_Run] = []
-    places: dict[_Place, _Run] = {}
     others: list[Change] | None = None
-    last = family = verb = None
-    run = _Run(None, [], [])
-    add, add_key = run.changes.append, run.keys.append
+    # Of the family and side that the loop is at: where each set's elements go.
+    places: dict[str, tuple[Callable[[Change], None], Callable[[bytes], None]]] = {}
+    family, gone = "", False
     for change in changes:
-        key = change[1]
-        if key[1] != "element":
+        key = change.key
+        if key.kind != "element":
             if others is None:
-                others, places, last = [], {}, None
+                others, places = [], {}
                 runs.append(_Run(None, others, []))
             others.append(change)
             continue
-        name = key[2]
-        # Mostly it goes where the one before went; names are the same objects then.
-        if name[1] is not last or name[0] is not family or change[0] is not verb:
-            others = None
-            family, last, verb = name[0], name[1], change[0]
-            place = (family, last, verb == "del")
-            if place in places:
-                run = places[place]
-            else:
-                run = places[place] = _Run(place, [], [])
-                runs.append(run)
-            add, add_key = run.changes.append, run.keys.append
-        add(change)
-        add_key(name[2])
+        others = None
+        name = key.name
+        if name[0] != family or (change.verb == "del") is not gone:
+            family, gone, places = name[0], change.verb == "del", {}
+        place = places.get(name[1])
+        if place is None:
+            run = _Run((family, name[1], gone), [], [])
+            runs.append(run)
+            place = places[name[1]] = run.changes.append, run.keys.append
+        place[0](change)
+        place[1](name[2])
     return runs
 
 
@@ -307,10 +303,10 @@ def _elements(family: str, name: str, gone: bool, run: list[Change], keys: list[
         return
     # A key that is there with other data cannot be overwritten (EEXIST), so it goes
     # and comes back; both in one transaction, no packet sees it missing.
-    again = [change for change in run if change[0] == "set"]
+    again = [change for change in run if change.verb == "set"]
     if again:
         yield from _lists(wire.DELSETELEM, family, name, again, [_key_item(c) for c in again])
-    found: list[Element] = [change[3] for change in run]
+    found: list[Element] = [change.new for change in run]
     plain = [one.data for one in found if one.end is None and not one.comment]
     first = found[0].data
     if len(plain) < len(found) or not (first is None or isinstance(first, bytes)):
@@ -350,25 +346,38 @@ def _key_item(change: Change) -> bytes:
 
 def _items(keys: list[bytes], found: list[Element]) -> list[bytes]:
     """Elements with anything, as additions name them."""
+    size = len(keys[0])
+    head = ATTR.pack(8 + size, 1 | NLA_F_NESTED) + ATTR.pack(4 + size, 1)
+    pack = ATTR.pack
+    # Comments differ, their lengths hardly: what stands around one is made once for each.
+    around = [_around_comment(length) for length in range(wire.MAX_COMMENT + 1)]
     verdicts: dict[Any, bytes] = {}
     items = []
     for key, one in zip(keys, found, strict=True):
-        size = len(key)
-        body = ATTR.pack(8 + size, 1 | NLA_F_NESTED) + ATTR.pack(4 + size, 1) + key
-        if one.end is not None:
-            body += wire.value(10, one.end)
         data = one.data
-        if isinstance(data, bytes):
-            body += wire.value(2, data)
-        elif data is not None:
+        if data is None:
+            body = head + key
+        elif isinstance(data, bytes):
+            body = head + key + wire.value(2, data)
+        else:
             spelled = verdicts.get(data)
             if spelled is None:
                 spelled = verdicts[data] = wire.verdict(2, *_verdict(data))
-            body += spelled
+            body = head + key + spelled
+        if one.end is not None:
+            body += wire.value(10, one.end)
         if one.comment:
-            body += attr(6, wire.comment(0, one.comment))
-        items.append(ATTR.pack(4 + len(body), 1 | NLA_F_NESTED) + body)
+            raw = wire.cut_comment(one.comment)
+            before, behind = around[len(raw)]
+            body += before + raw + behind
+        items.append(pack(4 + len(body), 1 | NLA_F_NESTED) + body)
     return items
+
+
+def _around_comment(length: int) -> tuple[bytes, bytes]:
+    """What stands before and behind a comment of so many bytes."""
+    whole = attr(6, wire.comment(0, "x" * length))
+    return whole[:6], whole[6 + length :]
 
 
 def _frame(key: int, data: bytes | None) -> tuple[bytes, bytes]:

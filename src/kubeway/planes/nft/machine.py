@@ -132,11 +132,12 @@ class World:
         """The element whose range holds the key; only the last field is a range."""
         at = width(held.key[:-1])
         place = (self.family, name)
-        for (plane, kind, of), thing in self.objects.items():
-            if kind != "element" or plane != PLANE or of[:2] != place or not isinstance(thing, Element):
+        for one, thing in self.objects.items():
+            if one.kind != "element" or one.plane != PLANE or one.name[:2] != place:
                 continue
-            low = of[2]
-            assert isinstance(low, bytes)
+            if not isinstance(thing, Element):
+                continue
+            low = one.name[2]
             high = low if thing.end is None else thing.end
             if low[:at] == key[:at] and low[at:] <= key[at:] <= high[at:]:
                 return thing

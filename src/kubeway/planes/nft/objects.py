@@ -47,12 +47,8 @@ def rules_key(family: Family, chain: str) -> Key:
     return Key(PLANE, "rules", (family, chain))
 
 
-_key_new = tuple.__new__
-
-
 def element_key(family: Family, name: str, key: bytes) -> Key:
-    # Made by the ten thousand; this is Key(...) without the Python-level call.
-    return _key_new(Key, (PLANE, "element", (family, name, key)))
+    return Key(PLANE, "element", (family, name, key))
 
 
 class Table(Struct, frozen=True):
