@@ -12,6 +12,8 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 from tests.kernel.netns import inside, needs_root, nft
 
@@ -26,7 +28,7 @@ from kubeway.program.link import Linker
 from kubeway.program.plan import diff, steps
 from kubeway.program.program import Change, Key, Object
 from kubeway.shell.nft import NftPlane
-from kubeway.values import SCTP, TCP, UDP, Ip, Proto, parse_ip, parse_prefix
+from kubeway.values import SCTP, TCP, UDP, Ip, Proto, disjoint, parse_ip, parse_prefix
 
 pytestmark = [pytest.mark.kernel, needs_root]
 
@@ -194,6 +196,35 @@ def test_services_come_and_go_without_a_trace() -> None:
         assert plane.read_now() == before == dict(linker.objects)
 
     in_kernel(work)
+
+
+RANGES = [
+    "10.0.0.0/8",
+    "10.1.0.0/16",
+    "10.1.2.0/24",
+    "10.1.2.3/32",
+    "0.0.0.0/1",
+    "192.0.2.0/24",
+    "192.0.2.128/25",
+]
+
+
+@given(st.lists(st.lists(st.sampled_from(RANGES), max_size=4), min_size=2, max_size=6))
+@settings(max_examples=25)
+def test_source_ranges_may_narrow_widen_and_overlap_what_was(history: list[list[str]]) -> None:
+    plain = forward(1)
+    forwards = []
+    for texts in history:
+        sources = disjoint([parse_prefix(text) for text in texts])
+        last = replace(plain.frontends[-1], sources=sources or None)
+        forwards.append(replace(plain, frontends=(*plain.frontends[:-1], last)))
+
+    def work(plane: NftPlane, linker: Linker) -> None:
+        for one in forwards[1:]:
+            write(plane, linker.update({(one.name, 4): NFTABLES.fragment(one, VIEW)}))
+            assert plane.read_now() == dict(linker.objects)
+
+    in_kernel(work, forwards[:1])
 
 
 VANDALS = {

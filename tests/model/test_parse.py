@@ -440,7 +440,20 @@ def test_a_firewall_that_cannot_be_read_is_not_open() -> None:
     found, bad = parse_manifest(json.dumps(doc).encode(), "x")
     assert isinstance(found[0], Service)
     assert found[0].balancer_ips == ()
-    assert bad[-1].problem == "not one is a CIDR; its load balancer addresses are left out"
+    assert bad[-1].problem == "no IPv4 range can be read; load balancer addresses of that family are left out"
+
+
+def test_each_family_has_its_own_firewall() -> None:
+    doc = service_doc(
+        "shop/cart",
+        ["10.96.0.9"],
+        [port_doc("http", 80)],
+        ingress=["198.51.100.1", "2001:db8::1"],
+        loadBalancerSourceRanges=["10.0.0.0/33", "fd00::/8"],
+    )
+    found, _ = parse_manifest(json.dumps(doc).encode(), "x")
+    assert isinstance(found[0], Service)
+    assert found[0].balancer_ips == (parse_ip("2001:db8::1"),)
 
 
 def test_bad_endpoints_are_left_out_and_told_a_few_times() -> None:

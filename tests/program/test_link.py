@@ -123,3 +123,27 @@ def test_a_change_costs_what_it_is_not_what_there_is() -> None:
     Counted.looked_at = 0
     linker.update({5: fragment({Key("p", "k", (5,)): "new"})})
     assert Counted.looked_at <= 2
+
+
+def test_when_all_revise_what_they_share_nobody_is_asked_more_than_once() -> None:
+    """A change of the node makes every fragment anew; this must not cost their number squared."""
+    asked = 0
+
+    class Asked(dict[Key, object]):
+        def __getitem__(self, key: Key) -> object:
+            nonlocal asked
+            asked += 1
+            return super().__getitem__(key)
+
+    def everybody(shared: object) -> dict[str, Fragment | None]:
+        own = [Key("p", "k", (name,)) for name in range(300)]
+        return {f"x{n}": fragment(Asked({A: shared, own[n]: n})) for n in range(300)}
+
+    linker = Linker()
+    linker.update(everybody([1]))
+    asked = 0
+    assert linker.update(everybody([1])) == []  # equal, but not the same
+    assert linker.update(everybody([2])) == [put(A, [1], [2])]
+    assert asked < 10 * 300
+    assert linker.update(dict.fromkeys(f"x{n}" for n in range(300)))
+    assert linker.objects == {}

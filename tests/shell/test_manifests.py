@@ -339,3 +339,31 @@ def test_a_big_file_is_read_beside_the_loop(tmp_path: Path) -> None:
             assert record.objects == 2500
 
     asyncio.run(run())
+
+
+def test_a_change_is_seen_whatever_the_file_says_of_its_age(tmp_path: Path) -> None:
+    """cp -p and rsync -t give a new content the old time of modification."""
+    path = tmp_path / "shop.json"
+    path.write_text(service("cart", 80))
+    shelf = Shelf(tmp_path)
+    shelf.manifests.load()
+    age = path.stat()
+    path.write_text(service("cart", 81))
+    os.utime(path, ns=(age.st_atime_ns, age.st_mtime_ns))
+    assert path.stat().st_size == age.st_size
+    assert shelf.manifests.load()
+    assert shelf.names() == {"cart": 81}
+
+
+def test_what_was_never_read_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "shop.json"
+    path.write_text("{")
+    shelf = Shelf(tmp_path)
+    shelf.manifests.load()
+    assert shelf.manifests.unread == [str(path)]
+    path.write_text(service("cart"))
+    shelf.manifests.load()
+    assert shelf.manifests.unread == []
+    path.write_text("{")
+    shelf.manifests.load()
+    assert shelf.manifests.unread == []  # its last good content is in force

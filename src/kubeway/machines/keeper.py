@@ -110,6 +110,11 @@ class Keeper:
         """Whether the planes hold what is wanted, as far as known."""
         return self._known and not self._todo and not self._writing
 
+    @property
+    def sure(self) -> bool:
+        """Whether the planes hold what is wanted, and nobody else may have changed that."""
+        return self.level and not self._doubted
+
     def next(self, now: float) -> Command:
         """Asked again without an event, it answers the same; but a poll is told once."""
         if not self._known:

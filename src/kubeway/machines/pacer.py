@@ -53,7 +53,7 @@ class Pacer:
         *,
         rng: Rng,
         gap: float | None = None,
-        least: float = 0.01,
+        least: float = 0.002,
         most: float = 1.0,
         retry: float = 0.5,
         cap: float = 30.0,

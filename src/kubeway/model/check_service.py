@@ -49,7 +49,7 @@ def service(shape: api.Service, complain: Complain) -> Service:
         spec.internal_traffic_policy == "Local",
         external_local,
         external_ips,
-        () if closed else _balancer_ips(shape.status, complain),
+        _not_closed(_balancer_ips(shape.status, complain), closed, complain),
         sources,
         _health_port(spec, kind, external_local, complain),
     )
@@ -136,20 +136,30 @@ def _affinity(spec: api.ServiceSpec, complain: Complain) -> int:
     return seconds
 
 
-def _sources(spec: api.ServiceSpec, complain: Complain) -> tuple[tuple[Prefix, ...], bool]:
-    """The ranges, and whether nobody is let in: some are given, but not one can be read.
+def _sources(spec: api.ServiceSpec, complain: Complain) -> tuple[tuple[Prefix, ...], frozenset[int]]:
+    """The ranges, and the families of which nobody is let in: some range cannot be read, and
+    of that family not one can.
 
     kube-proxy would then let everybody in; a firewall that cannot be read must not be open.
     """
     texts = spec.load_balancer_source_ranges
     if not texts:
-        return (), False
+        return (), frozenset()
     found = prefixes("spec.loadBalancerSourceRanges", texts, complain)
-    if not found:
+    if len(found) == len(texts):
+        return tuple(found), frozenset()
+    return tuple(found), frozenset((V4, V6)) - {family_of(prefix.ip) for prefix in found}
+
+
+def _not_closed(ips: tuple[Ip, ...], closed: frozenset[int], complain: Complain) -> tuple[Ip, ...]:
+    """The addresses of families that anybody is let in to."""
+    kept = tuple(ip for ip in ips if family_of(ip) not in closed)
+    for family in sorted({family_of(ip) for ip in ips} & closed):
         complain(
-            "spec.loadBalancerSourceRanges", "not one is a CIDR; its load balancer addresses are left out"
+            "spec.loadBalancerSourceRanges",
+            f"no IPv{family} range can be read; load balancer addresses of that family are left out",
         )
-    return tuple(found), not found
+    return kept
 
 
 def _balancer_ips(status: api.ServiceStatus | None, complain: Complain) -> tuple[Ip, ...]:

@@ -31,6 +31,7 @@ class Options(Struct, frozen=True, kw_only=True):
     # CIDRs whose local addresses accept node ports; () accepts all of them.
     node_port_addresses: tuple[Prefix, ...] | Literal["primary"] = "primary"
     external_ips: bool = True  # gate AllowServiceExternalIPs
+    node_ip: Ip | None = None  # bindAddress, where it is one: this node's, whatever its Node object says
 
 
 class NodeFacts(Struct, frozen=True, kw_only=True):
@@ -89,6 +90,11 @@ class NodeView(Struct, frozen=True):
     v6: FamilyView
     masquerade_all: bool = False
     mark: int = 0x4000
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What of it a mode's fragments may depend on; its base may depend on everything."""
+        return self.masquerade_all, self.mark, self.v4.detector, self.v6.detector
 
     def family(self, family: int) -> FamilyView:
         return self.v4 if family == 4 else self.v6

@@ -18,14 +18,20 @@ from kubeway.values import V4, V6, Ip, Prefix, disjoint, family_of, parse_prefix
 NODE_IP_TYPES = ("InternalIP", "ExternalIP")
 
 
-def node_facts(node: Node | None, name: str, addresses: Iterable[Ip]) -> NodeFacts:
-    """What is known of the node called `name`, whose interfaces hold `addresses`."""
+def node_facts(node: Node | None, name: str, addresses: Iterable[Ip], own: Ip | None = None) -> NodeFacts:
+    """What is known of the node called `name`, whose interfaces hold `addresses`.
+
+    `own`, if it was told, is its address of that family, and that family its primary one.
+    """
     local = frozenset(addresses)
+    ips = () if node is None else _node_ips(node)
+    if own is not None:
+        ips = (own, *(ip for ip in ips if len(ip) != len(own)))
     if node is None:
-        return NodeFacts(name=name, addresses=local)
+        return NodeFacts(name=name, ips=ips, addresses=local)
     return NodeFacts(
         name=name,
-        ips=_node_ips(node),
+        ips=ips,
         zone=node.zone,
         pod_cidrs=node.pod_cidrs,
         addresses=local,

@@ -36,6 +36,14 @@ class Linker:
         names = self.claimants(key)
         return self._fragments[names[0]].origin if names else None
 
+    def origins(self) -> dict[Key, Origin]:
+        """`origin` of every key, at the price of one walk through all fragments."""
+        found: dict[Key, Origin] = {}
+        for name in sorted(self._fragments, reverse=True):  # type: ignore[type-var]
+            fragment = self._fragments[name]
+            found.update(dict.fromkeys(fragment.objects, fragment.origin))
+        return found
+
     def claimants(self, key: Key) -> list[Name]:
         """The names of all fragments that bring this key, in order. Asks every fragment."""
         if key not in self._objects:
@@ -48,6 +56,7 @@ class Linker:
         Returns what that changes in `objects`, which already shows it.
         """
         before: dict[Key, Object | None] = {}
+        disputed: set[Key] = set()
         objects = self._objects
         for name, fragment in fragments.items():
             was = self._fragments.get(name)
@@ -58,21 +67,22 @@ class Linker:
             else:
                 self._fragments[name] = fragment
                 if was is None:
-                    self._enter(fragment, before)
+                    self._enter(fragment, before, disputed)
                     continue
             assert was is not None
             had = was.objects
             now = fragment.objects if fragment is not None else {}
             for key, new in now.items():
                 if key not in had:
-                    self._claim(key, new, before)
+                    self._claim(key, new, before, disputed)
                 elif had[key] is not new:
                     before.setdefault(key, objects[key])
-                    self._revise(key, new)
+                    self._revise(key, new, disputed)
             for key in had:
                 if key not in now:
                     before.setdefault(key, objects[key])
-                    self._leave(key)
+                    self._leave(key, disputed)
+        self._judge(disputed)
         return [change for key, old in before.items() if (change := self._change(key, old))]
 
     def fill(self, fragments: Mapping[Name, Fragment]) -> None:
@@ -80,6 +90,7 @@ class Linker:
         assert not self._fragments
         objects = self._objects
         unasked: dict[Key, Object | None] = {}
+        disputed: set[Key] = set()
         held = 0
         for name, fragment in fragments.items():
             self._fragments[name] = fragment
@@ -88,19 +99,20 @@ class Linker:
                 if len(objects) > held:
                     held += 1
                 else:
-                    self._claim(key, new, unasked)
+                    self._claim(key, new, unasked, disputed)
+        self._judge(disputed)
 
-    def _enter(self, fragment: Fragment, before: dict[Key, Object | None]) -> None:
+    def _enter(self, fragment: Fragment, before: dict[Key, Object | None], disputed: set[Key]) -> None:
         """A fragment of a new name; nearly all its keys are its own."""
         objects = self._objects
         for key, new in fragment.objects.items():
             if key in objects:
-                self._claim(key, new, before)
+                self._claim(key, new, before, disputed)
             else:
                 objects[key] = new
                 before.setdefault(key, None)
 
-    def _claim(self, key: Key, new: Object, before: dict[Key, Object | None]) -> None:
+    def _claim(self, key: Key, new: Object, before: dict[Key, Object | None], disputed: set[Key]) -> None:
         """One more fragment brings this key."""
         held = self._objects.get(key)
         before.setdefault(key, held)
@@ -108,17 +120,17 @@ class Linker:
             self._objects[key] = new
             return
         self._counts[key] = self._counts.get(key, 1) + 1
-        if held is not new and (key in self._contested or held != new):
-            self._judge(key)
+        if key in self._contested or (held is not new and held != new):
+            disputed.add(key)
 
-    def _revise(self, key: Key, new: Object) -> None:
+    def _revise(self, key: Key, new: Object, disputed: set[Key]) -> None:
         """A fragment that brought the key brings another object for it."""
-        if key in self._counts:
-            self._judge(key)
-        else:
+        if key not in self._counts:
             self._objects[key] = new
+        elif key in self._contested or self._objects[key] != new:
+            disputed.add(key)
 
-    def _leave(self, key: Key) -> None:
+    def _leave(self, key: Key, disputed: set[Key]) -> None:
         count = self._counts.get(key)
         if count is None:
             del self._objects[key]
@@ -128,17 +140,25 @@ class Linker:
         else:
             self._counts[key] = count - 1
         if key in self._contested:
-            self._judge(key)
+            disputed.add(key)
 
-    def _judge(self, key: Key) -> None:
-        """Ask all claimants: the smallest name holds the key. Claims are settled in the
-        model, so this is for defects and need not be quick."""
-        names = self.claimants(key)
-        held = self._objects[key] = self._fragments[names[0]].objects[key]
-        if all(self._fragments[name].objects[key] == held for name in names):
-            self._contested.discard(key)
-        else:
-            self._contested.add(key)
+    def _judge(self, disputed: set[Key]) -> None:
+        """Of each key, ask all claimants, once: the smallest name holds it.
+
+        Claims are settled in the model. So claimants disagree only while what they share
+        changes for all of them, which costs one walk through the fragments for all keys.
+        """
+        claims: dict[Key, list[Name]] = {key: [] for key in disputed if key in self._objects}
+        for name, fragment in self._fragments.items() if claims else ():
+            for key in claims.keys() & fragment.objects.keys():
+                claims[key].append(name)
+        for key, names in claims.items():
+            held = self._objects[key] = self._fragments[min(names)].objects[key]  # type: ignore[type-var]
+            if all(self._fragments[name].objects[key] == held for name in names):
+                self._contested.discard(key)
+            else:
+                self._contested.add(key)
+        self._contested.difference_update(disputed - claims.keys())
 
     def _change(self, key: Key, old: Object | None) -> Change | None:
         new = self._objects.get(key)

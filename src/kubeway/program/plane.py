@@ -28,7 +28,7 @@ class Mode(Protocol):
         """What is there even with no service."""
 
     def fragment(self, forward: Forward, view: NodeView) -> Fragment:
-        """What one service port adds."""
+        """What one service port adds; of the view it depends on `shape` only."""
 
     def fates(
         self,

@@ -85,6 +85,7 @@ class Manifests:
         self._record = record
         self._books: Books[KubeObject] = Books(lambda obj: obj.identity)
         self._seen: dict[str, Signature] = {}
+        self._unreadable: set[str] = set()
         # What was reported of paths that cannot be looked at, and of bad objects: each is told once.
         self._troubles: dict[str, str] = {}
         self._bad_objects: dict[str, set[str]] = {}
@@ -124,6 +125,11 @@ class Manifests:
         gone = [p for p in missing if not any(p == path or _within(p, path) for path in unknown)]
         return Found(fresh, sorted(gone))
 
+    @property
+    def unread(self) -> list[str]:
+        """Files that are there but were never read with success: what is in them nobody knows."""
+        return sorted(path for path in self._unreadable if path not in self._books.paths())
+
     def directories(self) -> dict[str, tuple[int, int]]:
         """Where changes of the files show, each with what tells it from one put in its place."""
         wanted: set[str] = set()
@@ -146,8 +152,10 @@ class Manifests:
             return False  # gone or changed while it was read: the next look will see
         self._seen[path] = seen
         if isinstance(content, BadInput):
+            self._unreadable.add(path)
             self._record(ManifestBad(path, str(content), self._books.count(path)))
             return False
+        self._unreadable.discard(path)
         bad = {str(error): error for error in content.bad}
         for words in bad.keys() - self._bad_objects.get(path, set()):
             self._record(ObjectBad(bad[words].where, bad[words].problem))
@@ -157,6 +165,7 @@ class Manifests:
 
     def _gone(self, path: str) -> bool:
         self._seen.pop(path, None)
+        self._unreadable.discard(path)
         self._bad_objects.pop(path, None)
         if path not in self._books.paths():
             return False
@@ -203,7 +212,8 @@ def files(path: str) -> dict[str, Signature]:
 
 
 def signature(stat: os.stat_result) -> Signature:
-    return Signature(stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+    # Not the time of modification, which whoever writes may set as he likes (cp -p, rsync -t).
+    return Signature(stat.st_dev, stat.st_ino, stat.st_ctime_ns, stat.st_size)
 
 
 def read(path: str) -> Content | BadInput | None:

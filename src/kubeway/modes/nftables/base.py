@@ -86,8 +86,11 @@ def _base_chains(words: Words, view: FamilyView, mark: int) -> dict[str, tuple[C
     front = words.front
     new = b.new_flow()
     to_node = _to_node(words, view)
-    no_endpoints = b.rule(new, b.jump("no-endpoints"))
-    unowned = b.rule(new, b.jump("unowned"))
+    # What has been sent to an endpoint has met its fate, even if somebody claims that
+    # endpoint's address for a Service of his own.
+    astray = (*new, *b.untranslated())
+    no_endpoints = b.rule(astray, b.jump("no-endpoints"))
+    unowned = b.rule(astray, b.jump("unowned"))
     forget_id = b.rule(new, b.priority_is(ID_SIGN, ID_SIGN_MASK), b.priority_zero())
     firewall = b.rule(new, b.jump("firewall"))
     dispatch = b.rule(b.jump("dispatch"))
@@ -102,7 +105,7 @@ def _base_chains(words: Words, view: FamilyView, mark: int) -> dict[str, tuple[C
             Chain("filter", "input", 0),
             [
                 no_endpoints,
-                b.rule(new, to_node, b.vmap(NODE_PORT_FRONT, "no-endpoint-nodeports")),
+                b.rule(astray, to_node, b.vmap(NODE_PORT_FRONT, "no-endpoint-nodeports")),
             ],
         ),
         "filter-forward": (Chain("filter", "forward", 0), [forget_id, no_endpoints, unowned]),

@@ -105,7 +105,9 @@ class NftablesMode:
     def _class(self, way: Way, family: int, view: NodeView) -> tuple[Goto, dict[Key, Object]]:
         """The verdict that leads to a class, and the chains it takes."""
         if view is not self._view:
-            self._view, self._chains = view, {}
+            if self._view is None or view.shape != self._view.shape:
+                self._chains = {}
+            self._view = view
         known = self._chains.get((family, way))
         if known is None:
             known = self._chains[family, way] = (

@@ -147,6 +147,11 @@ def translated() -> Phrase:
     return _bits(Ct(0, "status"), CT_DNAT)
 
 
+def untranslated() -> Phrase:
+    """`ct status ! dnat`"""
+    return Ct(0, "status"), Bitwise(0, host32(CT_DNAT), bytes(4)), Cmp(0, "==", bytes(4))
+
+
 def marked(mark: int) -> Phrase:
     """`meta mark & 0x4000 != 0`"""
     return _bits(Meta(0, "mark"), mark)

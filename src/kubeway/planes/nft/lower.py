@@ -80,7 +80,7 @@ class Parcel(NamedTuple):
 
 def lower(changes: Sequence[Change]) -> list[Parcel]:
     """The messages of one transaction, without its begin and end."""
-    runs = _runs(changes)
+    runs = _ranges_go_first(_runs(changes))
     sizes = _sizes(runs)
     parcels: list[Parcel] = []
     for run in runs:
@@ -122,8 +122,8 @@ def _runs(changes: Sequence[Change]) -> list[_Run]:
             continue
         others = None
         name = key.name
-        if name[0] != family or (change.verb == "del") is not gone:
-            family, gone, places = name[0], change.verb == "del", {}
+        if name[0] is not family or (change.new is None) is not gone:
+            family, gone, places = name[0], change.new is None, {}
         place = places.get(name[1])
         if place is None:
             run = _Run((family, name[1], gone), [], [])
@@ -132,6 +132,26 @@ def _runs(changes: Sequence[Change]) -> list[_Run]:
         place[0](change)
         place[1](name[2])
     return runs
+
+
+def _ranges_go_first(runs: list[_Run]) -> list[_Run]:
+    """A range cannot come while one that overlaps it is still there (EEXIST). So of a set of
+    ranges what goes goes first; no packet sees the time in between."""
+    going = {run.place[:2]: run for run in runs if run.place and run.place[2] and _is_range(run.changes[0])}
+    if not going:
+        return runs
+    moved = []
+    for run in runs:
+        if run.place and run.place[:2] in going:
+            first = going.pop(run.place[:2])
+            moved += [first] if first is run else [first, run]
+        elif not (run.place and run.place[2] and _is_range(run.changes[0])):
+            moved.append(run)
+    return moved
+
+
+def _is_range(change: Change) -> bool:
+    return isinstance(change.old, Element) and change.old.end is not None
 
 
 def _messages(change: Change, sizes: Mapping[tuple[str, str], int]) -> Iterator[bytes]:
@@ -306,21 +326,20 @@ def _elements(family: str, name: str, gone: bool, run: list[Change], keys: list[
     again = [change for change in run if change.verb == "set"]
     if again:
         yield from _lists(wire.DELSETELEM, family, name, again, [_key_item(c) for c in again])
-    found: list[Element] = [change.new for change in run]
-    plain = [one.data for one in found if one.end is None and not one.comment]
-    first = found[0].data
-    if len(plain) < len(found) or not (first is None or isinstance(first, bytes)):
-        yield from _lists(wire.NEWSETELEM, family, name, run, _items(keys, found))
+    plain = [one.data for change in run if (one := change.new).end is None and not one.comment]
+    first = run[0].new.data
+    if len(plain) < len(run) or not (first is None or isinstance(first, bytes)):
+        yield from _lists(wire.NEWSETELEM, family, name, run, _items(keys, [change.new for change in run]))
         return
     # The hot path of a cold start: all keys of a set are of one size, and so is a map's
     # data, so what stands around them is built once, and joining does the rest.
     before, between = _frame(len(keys[0]), first)
     count = _LIST_LIMIT // (len(before) + len(keys[0]) + len(between) + len(first or b""))
-    for start in range(0, len(found), count):
+    for start in range(0, len(run), count):
         some = slice(start, start + count)
         data = plain[some] if first is not None else repeat(b"")
         rows = zip(repeat(before), keys[some], repeat(between), data)
-        body = b"".join(chain.from_iterable(rows))  # type: ignore[arg-type]
+        body = b"".join(chain.from_iterable(rows))
         yield Parcel(wire.elements(wire.NEWSETELEM, family, TABLE, name, body), run[some])
 
 
