@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from kubeway.machines.vitals import PATIENCE, Vitals
+import pytest
+
+from kubeway.machines.vitals import DOOMED, PATIENCE, Eligibility, Vitals
+from kubeway.model.objects import Node
 
 SECOND = 1_000_000_000
 
@@ -46,3 +49,35 @@ def test_a_change_noted_during_a_sync_still_waits() -> None:
     assert not vitals.healthy(20 + PATIENCE)
     vitals.synced(PATIENCE + 40, began=PATIENCE + 30)
     assert vitals.healthy(100 * PATIENCE)
+
+
+def test_the_families_are_those_that_are_served() -> None:
+    assert Vitals().families == ("IPv4", "IPv6")
+    assert Vitals(families=("IPv6",)).families == ("IPv6",)
+
+
+# --- may load balancers send here -----------------------------------------------------------
+
+
+def test_a_node_never_seen() -> None:
+    assert Eligibility().eligible
+    assert not Eligibility(must_be_known=True).eligible
+
+
+@pytest.mark.parametrize(
+    ("node", "eligible"),
+    [
+        (Node("a"), True),
+        (Node("a", taints=("node.kubernetes.io/unschedulable",)), True),
+        (Node("a", taints=("x", DOOMED)), False),
+        (Node("a", deleting=True), False),
+    ],
+)
+def test_a_node_seen(node: Node, eligible: bool) -> None:
+    eligibility = Eligibility(must_be_known=True)
+    eligibility.heard(node)
+    assert eligibility.eligible is eligible
+    eligibility.heard(None)
+    assert eligibility.eligible is eligible, "an object that goes counts as it was last"
+    eligibility.heard(Node("a"))
+    assert eligibility.eligible

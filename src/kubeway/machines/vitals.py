@@ -1,5 +1,5 @@
 """
-Is the proxy well? What the health endpoints answer, as a machine told the time.
+Is the proxy well, and may load balancers send here? What the health endpoints answer.
 
 The proxy is well while what is wanted gets into the kernel: it is unwell when a
 change has been waiting for `patience`. That is kube-proxy's judgement, whose
@@ -12,7 +12,7 @@ kernel has held a whole program since the start.
     synced(now, began)  nothing; or `began`, if a change   yes      now
                         was noted after that
 
-This machine does not know what a sync is. Times are in nanoseconds since 1970,
+These machines do not know what a sync is. Times are in nanoseconds since 1970,
 as the answers show them.
 """
 
@@ -20,14 +20,21 @@ from __future__ import annotations
 
 from typing import Final
 
+from kubeway.model.objects import Node
+
 PATIENCE: Final = 60_000_000_000
+DOOMED: Final = "ToBeDeletedByClusterAutoscaler"
+"""The key of the taint that says an autoscaler is about to take the node away."""
 
 
 class Vitals:
-    def __init__(self, patience: int = PATIENCE) -> None:
+    """`families`: those that are served. They are one program, so one is as well as the other."""
+
+    def __init__(self, patience: int = PATIENCE, families: tuple[str, ...] = ("IPv4", "IPv6")) -> None:
         self._patience = patience
         self._waiting: int | None = None
         self._noted = 0
+        self.families = families
         self.updated: int | None = None
         self.ready = False
 
@@ -51,3 +58,20 @@ class Vitals:
         """True, too, before it has begun."""
         waited = 0 if self._waiting is None else now - self._waiting
         return self.updated is None or waited < self._patience
+
+
+class Eligibility:
+    """Whether load balancers may send to this node: nobody is about to take it away.
+
+    `must_be_known`: a node of which no Node object was ever seen is not eligible, as
+    with kube-proxy; without, it is one nobody is known to take away. A Node object
+    that goes counts as it was last (kube-proxy): the node outlives its object.
+    """
+
+    def __init__(self, must_be_known: bool = False) -> None:
+        self.eligible = not must_be_known
+
+    def heard(self, node: Node | None) -> None:
+        """This is the Node object now; None: there is none."""
+        if node is not None:
+            self.eligible = not (node.deleting or DOOMED in node.taints)
