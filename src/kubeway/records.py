@@ -48,6 +48,15 @@ class Stopped(Record, frozen=True):
         return f"stopped ({self.cause}); the rules stay in the kernel"
 
 
+class ConfigNoted(Record, frozen=True):
+    """Something about the configuration that is no error, and that its writer should know."""
+
+    note: str
+
+    def __str__(self) -> str:
+        return f"configuration: {self.note}"
+
+
 class NodeSeen(Record, frozen=True):
     """What is known of this node now. `known`: a Node object of this name is there."""
 
@@ -82,6 +91,11 @@ class Synced(Record, frozen=True):
 
     `plan_ms`: from objects to changes; `write_ms`: in the kernel. `cause` says what
     led to it: the start, a change of objects, a drift, or a retry.
+
+    `full`: all Services were looked at. `names`: a few of them, where not all were.
+    `settle_ms`, `compile_ms` and `link_ms` are the parts of `plan_ms`; `read_ms`: reading
+    what the kernel holds; `took_ms`: all of the sync, waiting included; `lag_ms`: from
+    the first unwritten change heard to the kernel's ack.
     """
 
     changes: int
@@ -89,10 +103,34 @@ class Synced(Record, frozen=True):
     plan_ms: float = 0.0
     write_ms: float = 0.0
     cause: Literal["start", "change", "drift", "retry"] = "change"
+    full: bool = False
+    names: tuple[str, ...] = ()
+    settle_ms: float = 0.0
+    compile_ms: float = 0.0
+    link_ms: float = 0.0
+    read_ms: float = 0.0
+    took_ms: float = 0.0
+    lag_ms: float = 0.0
 
     def __str__(self) -> str:
-        times = f"plan {self.plan_ms:.1f} ms, write {self.write_ms:.1f} ms"
-        return f"synced after {self.cause}: {self.changes} changes ({times})"
+        stages = (
+            ("read", self.read_ms),
+            ("settle", self.settle_ms),
+            ("compile", self.compile_ms),
+            ("link", self.link_ms),
+        )
+        shown = [f"{stage} {took:.1f} ms" for stage, took in stages if took]
+        times = ", ".join([*shown, f"plan {self.plan_ms:.1f} ms", f"write {self.write_ms:.1f} ms"])
+        lag = f", {self.lag_ms:.1f} ms after the news" if self.lag_ms else ""
+        return f"synced after {self.cause}: {self.changes} changes{self._whose()} ({times}){lag}"
+
+    def _whose(self) -> str:
+        if self.full:
+            return f" for all {self.services} Services"
+        if not self.names:
+            return ""
+        more = f" and {left} more" if (left := self.services - len(self.names)) > 0 else ""
+        return f" for {', '.join(self.names)}{more}"
 
 
 class Refused(Record, frozen=True):
@@ -104,6 +142,7 @@ class Refused(Record, frozen=True):
     change: str = ""
     origin: str = ""
     retry_in: float = 0.0
+    took_ms: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.problem}{_again(self.retry_in)}"
@@ -127,6 +166,7 @@ class SyncFailed(Record, frozen=True):
     level = "warning"
     problem: str
     retry_in: float = 0.0
+    took_ms: float = 0.0
 
     def __str__(self) -> str:
         return f"sync failed: {self.problem}{_again(self.retry_in)}"
@@ -244,6 +284,19 @@ class ManifestBad(Record, frozen=True):
         return f"{self.problem}{kept}"
 
 
+class ManifestsAwaited(Record, frozen=True):
+    """At the start some files could not be read, while the kernel holds rules that may come from them."""
+
+    level = "warning"
+    paths: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"nothing is written before {', '.join(self.paths)} can be read: "
+            "the rules in the kernel may come from there"
+        )
+
+
 class ManifestGone(Record, frozen=True):
     path: str
     objects: int
@@ -260,6 +313,72 @@ class WatchFailed(Record, frozen=True):
 
     def __str__(self) -> str:
         return f"manifests are polled: {self.problem}"
+
+
+# --- the cluster's API and this node --------------------------------------------------
+
+
+class ApiFound(Record, frozen=True):
+    """Where the cluster's API is, who said so, and as whom we come."""
+
+    server: str
+    source: str
+    identity: str
+
+    def __str__(self) -> str:
+        return f"the API server is {self.server} ({self.source}); we come with {self.identity}"
+
+
+class ApiUnverified(Record, frozen=True):
+    level = "warning"
+    server: str
+    where: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: the certificate of {self.server} is not verified; anybody can pose as it"
+
+
+class CredentialsKept(Record, frozen=True):
+    """Credentials could not be read again; `problem` names file and field."""
+
+    level = "warning"
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.problem}; the credentials read before stay in use"
+
+
+class SysctlSet(Record, frozen=True):
+    path: str
+    value: int
+    was: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path} set to {self.value}" + ("" if self.was is None else f" (was {self.was})")
+
+
+class OomScoreKept(Record, frozen=True):
+    value: int
+    problem: str
+
+    def __str__(self) -> str:
+        return f"oom_score_adj stays as it is: {self.value} cannot be set: {self.problem}"
+
+
+class NodeAwaited(Record, frozen=True):
+    lacking: str
+    seconds: int
+
+    def __str__(self) -> str:
+        return f"{self.lacking}: waiting for up to {self.seconds} s"
+
+
+class NodeLacking(Record, frozen=True):
+    level = "error"
+    lacking: str
+
+    def __str__(self) -> str:
+        return f"{self.lacking}; going on without for now"
 
 
 # --- servers ------------------------------------------------------------------------
@@ -282,6 +401,205 @@ class BindFailed(Record, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.what} cannot listen on {self.address}: {self.problem}{_again(self.retry_in)}"
+
+
+# --- metrics and events -------------------------------------------------------------
+
+
+class Heard(Record, frozen=True):
+    """So many changes of Services and of EndpointSlices were folded into the store in one go."""
+
+    level = "debug"
+    services: int = 0
+    slices: int = 0
+
+    def __str__(self) -> str:
+        return f"heard of {self.services} Services and {self.slices} EndpointSlices"
+
+
+class SyncBegan(Record, frozen=True):
+    """All that was heard until now goes into this sync."""
+
+    level = "debug"
+
+    def __str__(self) -> str:
+        return "a sync begins"
+
+
+class InForce(Record, frozen=True):
+    """How much the kernel holds.
+
+    `objects`: of ours, in the kernel; `set_aside`: service ports and keys left out
+    because the kernel refused them; `claims_lost`: ways in that another service port
+    holds. The rest count service ports whose Local policy finds no endpoint on this
+    node while there are some elsewhere, by policy and family.
+    """
+
+    level = "debug"
+    service_ports: int
+    objects: int
+    set_aside: int = 0
+    claims_lost: int = 0
+    no_local_internal_v4: int = 0
+    no_local_internal_v6: int = 0
+    no_local_external_v4: int = 0
+    no_local_external_v6: int = 0
+
+    def __str__(self) -> str:
+        aside = f", {self.set_aside} set aside" if self.set_aside else ""
+        return f"in force: {self.service_ports} service ports in {self.objects} kernel objects{aside}"
+
+
+class Programmed(Record, frozen=True):
+    """A change of endpoints is in the kernel, so long after the cluster noticed what led to it."""
+
+    level = "debug"
+    family: Literal["IPv4", "IPv6"]
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.family} endpoints in force {self.seconds:.3f} s after what led to their change"
+
+
+class Swept(Record, frozen=True):
+    """Connection tracking was looked through for stale flows; so many of each family were forgotten."""
+
+    level = "debug"
+    took_ms: float
+    v4: int = 0
+    v6: int = 0
+
+    def __str__(self) -> str:
+        return f"looked for stale flows: {self.v4} of IPv4, {self.v6} of IPv6 ({self.took_ms:.1f} ms)"
+
+
+class Probed(Record, frozen=True):
+    """A health endpoint was asked, and answered so."""
+
+    level = "debug"
+    path: str
+    status: int
+
+    def __str__(self) -> str:
+        return f"{self.path} answered {self.status}"
+
+
+class ApiRequested(Record, frozen=True):
+    """A request to the API server was answered. `code`: the status, `<error>` where none came.
+
+    `seconds`: until the head of the answer.
+    """
+
+    level = "debug"
+    method: str
+    host: str
+    code: str
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.host}: {self.code} ({self.seconds:.3f} s)"
+
+
+class EventTold(Record, frozen=True):
+    """The cluster was told this event. `count`: how often it has happened."""
+
+    level = "debug"
+    reason: str
+    regarding: str
+    count: int = 1
+
+    def __str__(self) -> str:
+        times = f" ({self.count} times)" if self.count > 1 else ""
+        return f"event {self.reason} told of {self.regarding}{times}"
+
+
+class EventLost(Record, frozen=True):
+    """The cluster could not be told this event. Nothing else suffers from it."""
+
+    level = "warning"
+    reason: str
+    regarding: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"event {self.reason} of {self.regarding} not told: {self.problem}"
+
+
+class TookOver(Record, frozen=True):
+    """A kube-proxy's tables of these families were taken away, now that ours are in force."""
+
+    families: tuple[str, ...]
+    problem: str = ""
+
+    def __str__(self) -> str:
+        if self.problem:
+            return f"the tables of a kube-proxy could not be taken away: {self.problem}"
+        return f"took over from a kube-proxy: its tables {', '.join(self.families)} are gone"
+
+
+# --- list and watch -----------------------------------------------------------------
+
+
+class ApiListed(Record, frozen=True):
+    """All objects of a kind were told anew; `news` of them, or of those gone, were not as we had them."""
+
+    kind: str
+    objects: int
+    news: int
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        objects = f"{self.objects} objects from the API, {self.news} changes"
+        return f"{self.kind}: {objects} ({self.seconds:.2f} s)"
+
+
+class ApiAbsent(Record, frozen=True):
+    """The API does not have this kind, or does not show it to us; we go on without."""
+
+    kind: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: not to be had from the API ({self.problem}); going on without"
+
+
+class ApiTrouble(Record, frozen=True):
+    """The API does not tell of this kind now. What was last heard stays in force."""
+
+    level = "warning"
+    kind: str
+    problem: str
+    retry_in: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.kind}: the API does not tell: {self.problem}{_again(self.retry_in)}"
+
+
+class ApiBack(Record, frozen=True):
+    """The API tells of this kind again, after so many seconds."""
+
+    kind: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.kind}: the API tells again after {self.seconds:.1f} s"
+
+
+# --- what others left ---------------------------------------------------------------
+
+
+class LeftoversSeen(Record, frozen=True):
+    """Rules of a kube-proxy in iptables or ipvs mode are in the kernel, of these families, and stay."""
+
+    level = "warning"
+    families: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"rules of a kube-proxy in iptables or ipvs mode are still there ({', '.join(self.families)}): "
+            "connections to a Service that has no endpoints, or is gone, follow them to where its endpoints "
+            "were; kube-proxy --cleanup removes them"
+        )
 
 
 def _again(seconds: float) -> str:
