@@ -12,9 +12,12 @@ from typing import NamedTuple
 import pytest
 
 import kubeway
+from kubeway.cli import flags
+from kubeway.cli import run as start
 from kubeway.cli.main import main
 from kubeway.model.packet import PASS
 from kubeway.modes.nftables import NftablesMode
+from kubeway.shell.options import Config
 
 NODE = """
 kind: Node
@@ -102,21 +105,32 @@ def test_a_line_that_cannot_be_read_is_2(run: Kubeway, words: list[str], problem
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["run", "--manifests", ".", "--proxy-mode", "ipvs"], "--proxy-mode: 'ipvs' is not in this version"),
+        (["run", "--manifests", ".", "--proxy-mode", "ipvs"], 'mode: "ipvs" is not in this version'),
         (["run", "--manifests", ".", "--hostname-override", " "], "--hostname-override: ' ' is blank"),
-        (["run", "--manifests", ".", "--healthz-bind-address", "x"], "--healthz-bind-address: 'x' is not"),
-        (["run", "--manifests", ".", "--min-sync-period", "soon"], "--min-sync-period: 'soon' is not"),
-        (["run", "--manifests", ".", "--logging-format", "xml"], "--logging-format: 'xml' is neither"),
-        (["run", "--manifests", ".", "-v", "much"], "-v: 'much' is not a number"),
+        (["run", "--manifests", ".", "--healthz-bind-address", "x"], '--healthz-bind-address: "x" is not'),
+        (
+            ["run", "--manifests", ".", "--kubeway-min-sync-gap", "soon"],
+            'failed validate: KubeProxyConfiguration.kubeway.minSyncGap: Invalid value: "soon": must be auto',
+        ),
+        (
+            ["run", "--manifests", ".", "--iptables-min-sync-period", "soon"],
+            '--iptables-min-sync-period: "soon" is not',
+        ),
+        (["run", "--manifests", ".", "--master", "x"], "--manifests: there is --master too"),
+        (
+            ["run", "--manifests", ".", "--logging-format", "xml"],
+            'failed validate: KubeProxyConfiguration.logging.format: Invalid value: "xml": Unsupported',
+        ),
+        (["run", "--manifests", ".", "-v", "much"], '--v: "much" is not a number'),
         (
             ["run", "--manifests", ".", "--cluster-cidr", "10.0.0.0"],
-            "--cluster-cidr: '10.0.0.0' is not a CIDR",
+            "failed validate: KubeProxyConfiguration.DetectLocalConfiguration.ClusterCIDRs[0]: Invalid value",
         ),
         (["compile", "--manifests", "SHOP", "--family", "ipx"], "--family: 'ipx' is neither ip nor ip6"),
         (["compile", "--manifests", "SHOP", "-o", "xml"], "--output: 'xml' is neither text nor json"),
         (["compile", "--manifests", "SHOP", "--node", "node2"], "--node: no Node 'node2' in the manifests"),
         (["compile", "--manifests", "/no/such"], "--manifests: /no/such: no such file or directory"),
-        (["compile", "--manifests", "SHOP", "--masquerade-bit", "32"], "--masquerade-bit: 32 is not a bit"),
+        (["compile", "--manifests", "SHOP", "--masquerade-bit", "32"], "failed validate: KubeProxy"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_1(run: Kubeway, shop: Path, words: list[str], line: str) -> None:
@@ -130,6 +144,72 @@ def test_what_cannot_be_done_is_one_line_and_1(run: Kubeway, shop: Path, words: 
 def test_a_file_s_name_cannot_forge_a_line(run: Kubeway) -> None:
     said = run("compile", "--manifests", "/no/such\nfile\x1b[2J")
     assert said.err == "kubeway: --manifests: /no/such\\nfile\\x1b[2J: no such file or directory\n"
+
+
+# --- run: its flags -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """What the daemon would have been told; it is not started."""
+    configs: list[Config] = []
+
+    def take(config: Config) -> int:
+        configs.append(config)
+        return 0
+
+    monkeypatch.setattr(start, "run", take)
+    return configs
+
+
+def test_run_takes_the_flags_of_kube_proxy(run: Kubeway, told: list[Config]) -> None:
+    line = "--manifests a,b --manifests c -v=2 --masquerade-all=true --bind-address-hard-fail --profiling"
+    more = "--no-profiling --nodeport-addresses 10.0.0.0/8,11.0.0.0/8 --iptables-min-sync-period=2s"
+    assert run("run", *line.split(), *more.split()) == (0, "", "")
+    (config,) = told
+    assert (config.manifests, config.cluster) == (("a,b", "c"), None)
+    assert (config.verbosity, config.options.masquerade_all, config.hard_fail) == (2, True, True)
+    assert (config.profiling, config.min_sync_period) == (False, 2.0)
+    assert [str(prefix) for prefix in config.options.node_port_addresses] == ["10.0.0.0/8", "11.0.0.0/8"]
+
+
+def test_run_is_in_nftables_mode_if_nobody_says_otherwise(
+    run: Kubeway, told: list[Config], tmp_path: Path
+) -> None:
+    assert run("run", "--manifests", "a").code == 0
+    assert told[0].options.node_port_addresses == "primary"
+    assert told[0].notes == ()
+    file = tmp_path / "config"
+    file.write_text("{kind: KubeProxyConfiguration, apiVersion: kubeproxy.config.k8s.io/v1alpha1}")
+    assert run("run", "--manifests", "a", "--config", str(file)).code == 0
+    assert len(told[1].notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("word", "masquerades"),
+    [
+        ("--masquerade-all", True),
+        ("--masquerade-all=True", True),
+        ("--masquerade-all=false", False),
+        ("--no-masquerade-all", False),
+    ],
+)
+def test_switches(run: Kubeway, told: list[Config], word: str, masquerades: bool) -> None:
+    assert run("run", "--manifests", "a", word).code == 0
+    assert told[0].options.masquerade_all is masquerades
+
+
+def test_every_flag_of_the_table_is_an_option_of_run(run: Kubeway) -> None:
+    shown = run("run", "--help").out
+    missing = [flag.name for flag in flags.DAEMON if not flag.old and f"--{flag.name}" not in shown]
+    assert not missing
+    assert "--healthz-port" not in shown
+
+
+def test_old_flags_warn(run: Kubeway, told: list[Config]) -> None:
+    said = run("run", "--manifests", "a", "--healthz-port", "0")
+    assert said.err == "Flag --healthz-port has been deprecated, use --healthz-bind-address instead\n"
+    assert told[0].healthz is None
 
 
 # --- compile ----------------------------------------------------------------------------
@@ -169,6 +249,43 @@ def test_compile_as_json_names_every_object_and_whose_it_is(run: Kubeway, shop: 
     assert any(row["origin"] == "base" for row in rows)
     only = json.loads(run("compile", "--manifests", str(shop), "-o", "json", "--family", "ip").out)
     assert only == [row for row in rows if row["name"][0] == "ip"]
+
+
+def test_compile_prints_what_iptables_restore_reads(run: Kubeway, shop: Path) -> None:
+    said = run("compile", "--manifests", str(shop), "--proxy-mode", "iptables")
+    assert (said.code, said.err) == (0, "")
+    both = said.out.splitlines()
+    assert both.count("*nat") == both.count("*filter") == 2
+    assert any("--to-destination 10.244.1.12:8080" in line for line in both)
+    assert any('"shop/cart:http cluster IP"' in line for line in both)
+    only = run("compile", "--manifests", str(shop), "--proxy-mode", "iptables", "--family", "ip6").out
+    assert only.count("*nat") == 1
+    assert "10.244.1.12" not in only
+    bit = run("compile", "--manifests", str(shop), "--proxy-mode", "iptables", "--masquerade-bit", "3").out
+    assert "-j MARK --set-xmark 0x8/0x8" in bit
+
+
+def test_compile_of_iptables_as_json(run: Kubeway, shop: Path) -> None:
+    rows = json.loads(run("compile", "--manifests", str(shop), "--proxy-mode", "iptables", "-o", "json").out)
+    assert {row["plane"] for row in rows} == {"xtables"}
+    mine = [row for row in rows if row["origin"].startswith("shop/cart:http (TCP)")]
+    shown = [rule for row in mine if row["kind"] == "rules" for rule in row["object"]["rules"]]
+    assert any("--to-destination 10.244.1.12:8080" in rule for rule in shown)
+    assert any("--dport 80 " in row["object"]["rule"] for row in mine if row["kind"] == "branch")
+
+
+def test_trace_asks_the_mode_that_was_named(run: Kubeway, shop: Path) -> None:
+    words = ("10.244.1.9", "10.96.0.10:80", "--manifests", str(shop), "--proxy-mode", "iptables")
+    said = run("trace", *words)
+    assert said.code == 0
+    assert "The program of iptables mode does just that." in said.out
+    assert "10.244.1.12:8080" in said.out
+
+
+def test_the_daemon_has_no_iptables_mode_yet(run: Kubeway, shop: Path) -> None:
+    said = run("run", "--manifests", str(shop), "--proxy-mode", "iptables")
+    assert said.code == 1
+    assert 'mode: "iptables" is not in this version' in said.err
 
 
 def test_compile_tells_of_bad_objects_and_goes_on(run: Kubeway, shop: Path) -> None:

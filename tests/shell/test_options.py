@@ -1,158 +1,244 @@
-"""Every flag: what it takes, and the one line it says of what it does not."""
+"""What the daemon is told, from what was asked for."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kubeway.errors import BadInput
+from kubeway.model.conntrack import ConntrackSettings
 from kubeway.model.node import Options
 from kubeway.shell import options
-from kubeway.shell.options import Address
+from kubeway.shell.asked import Asked, settle
+from kubeway.shell.options import Address, Cluster, Config
 from kubeway.values import parse_ip, parse_prefix
+
+IN_CLUSTER = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
+
+
+def asked(**flags: str) -> Asked:
+    named = {name.replace("_", "-"): [text] for name, text in flags.items()}
+    return settle({"proxy-mode": ["nftables"], **named})
+
+
+def config(environ: dict[str, str] | None = None, **flags: str) -> Config:
+    """The daemon's, with a kubeconfig where nothing else is said of a source."""
+    if environ is None and not {"manifests", "kubeconfig", "master"} & flags.keys():
+        flags["kubeconfig"] = "k"
+    return options.config(asked(**flags), environ or {})
+
+
+# --- the meaning of Services ---------------------------------------------------------------
 
 
 def test_the_defaults_are_the_model_s() -> None:
-    assert options.model_options() == Options()
+    assert options.model_options(asked().configuration) == Options()
 
 
 def test_all_of_them() -> None:
     found = options.model_options(
-        hostname="node1",
-        cluster_cidr="10.244.0.0/16,fd00:10:244::/56",
-        detect_local_mode="BridgeInterface",
-        pod_bridge_interface="cni0",
-        nodeport_addresses=["10.0.0.0/8", "192.0.2.0/24,fd00::/8"],
-        masquerade_all=True,
-        masquerade_bit=3,
+        asked(
+            cluster_cidr="10.244.0.0/16,fd00:10:244::/56",
+            nodeport_addresses="10.0.0.0/8,192.0.2.0/24,fd00::/8",
+            masquerade_all="true",
+            masquerade_bit="3",
+            feature_gates="AllowServiceExternalIPs=false",
+        ).configuration,
+        "node1",
     )
     assert found == Options(
         hostname="node1",
         cluster_cidrs=(parse_prefix("10.244.0.0/16"), parse_prefix("fd00:10:244::/56")),
-        detect_local="BridgeInterface",
-        bridge_interface="cni0",
-        node_port_addresses=tuple(map(parse_prefix, ["10.0.0.0/8", "192.0.2.0/24", "fd00::/8"])),
         masquerade_all=True,
         masquerade_bit=3,
+        node_port_addresses=tuple(map(parse_prefix, ["10.0.0.0/8", "192.0.2.0/24", "fd00::/8"])),
+        external_ips=False,
     )
 
 
+@pytest.mark.parametrize(
+    ("mode", "flag", "field"),
+    [
+        ("BridgeInterface", "pod_bridge_interface", "bridge_interface"),
+        ("InterfaceNamePrefix", "pod_interface_name_prefix", "interface_prefix"),
+    ],
+)
+def test_pods_told_by_their_interface(mode: str, flag: str, field: str) -> None:
+    # What is no CIDR is no harm in these modes, which do not look at it.
+    found = options.model_options(
+        asked(detect_local_mode=mode, cluster_cidr="nonsense", **{flag: "cni"}).configuration
+    )
+    assert (found.detect_local, getattr(found, field), found.cluster_cidrs) == (mode, "cni", ())
+
+
 def test_primary_is_the_word_for_the_node_s_own_addresses() -> None:
-    assert options.model_options(nodeport_addresses=["primary"]).node_port_addresses == "primary"
+    found = options.model_options(asked(nodeport_addresses="primary").configuration)
+    assert found.node_port_addresses == "primary"
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        ({"proxy_mode": "ipvs"}, "--proxy-mode: 'ipvs' is not in this version, which has: nftables"),
-        ({"proxy_mode": "magic"}, "--proxy-mode: 'magic' is not a proxy mode, which has: nftables"),
-        ({"cluster_cidr": "10.0.0.0"}, "--cluster-cidr: '10.0.0.0' is not a CIDR such as 10.0.0.0/8"),
-        ({"cluster_cidr": "10.0.0.0/8, fd00::/8"}, "--cluster-cidr: "),
-        (
-            {"cluster_cidr": "10.0.0.0/8,11.0.0.0/8"},
-            "--cluster-cidr: '10.0.0.0/8,11.0.0.0/8' has more than one CIDR of a family; give one of each",
-        ),
-        (
-            {"detect_local_mode": "nodecidr"},
-            "--detect-local-mode: 'nodecidr' is none of "
-            "ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix",
-        ),
-        (
-            {"detect_local_mode": "BridgeInterface"},
-            "--pod-bridge-interface: needed with --detect-local-mode BridgeInterface",
-        ),
-        (
-            {"detect_local_mode": "InterfaceNamePrefix"},
-            "--pod-interface-name-prefix: needed with --detect-local-mode InterfaceNamePrefix",
-        ),
-        (
-            {"pod_bridge_interface": "a-name-of-16-chr"},
-            "--pod-bridge-interface: 'a-name-of-16-chr' is no interface's name: "
-            "at most 15 characters, no space, / or :",
-        ),
-        ({"masquerade_bit": 32}, "--masquerade-bit: 32 is not a bit of a 32-bit mark, 0 to 31"),
-        ({"nodeport_addresses": ["primary", "10.0.0.0/8"]}, "--nodeport-addresses: 'primary' stands alone"),
-        ({"nodeport_addresses": ["10.0.0.1"]}, "--nodeport-addresses: '10.0.0.1' is not a CIDR"),
-    ],
-)
-def test_what_is_wrong_is_one_line(flags: dict[str, Any], words: str) -> None:
+@pytest.mark.parametrize("mode", ["iptables", "ipvs", "userspace"])
+def test_a_mode_this_version_does_not_have(mode: str) -> None:
     with pytest.raises(BadInput) as error:
-        options.model_options(**flags)
-    assert str(error.value).startswith(words)
-    assert "\n" not in str(error.value)
+        config(proxy_mode=mode)
+    assert str(error.value) == f'mode: "{mode}" is not in this version, which has: nftables'
+
+
+# --- where objects come from --------------------------------------------------------------------
+
+
+def test_sources() -> None:
+    assert config(kubeconfig="k").cluster == Cluster("k", "")
+    assert config(kubeconfig="k", master="http://api").cluster == Cluster("k", "http://api")
+    assert config(master="http://api").cluster == Cluster("", "http://api")
+    assert config(IN_CLUSTER).cluster == Cluster()
+    found = config(IN_CLUSTER, manifests="shop")
+    assert (found.manifests, found.cluster) == (("shop",), None)
+
+
+@pytest.mark.parametrize("environ", [{}, {"KUBERNETES_SERVICE_HOST": "10.96.0.1"}])
+def test_somebody_has_to_name_one(environ: dict[str, str]) -> None:
+    with pytest.raises(BadInput) as error:
+        config(environ)
+    assert str(error.value).startswith("nobody says where Services come from: give --kubeconfig or --master")
+
+
+@pytest.mark.parametrize(("flag", "named"), [("kubeconfig", "a kubeconfig"), ("master", "--master")])
+def test_two_are_one_too_many(flag: str, named: str) -> None:
+    with pytest.raises(BadInput) as error:
+        config(manifests="shop", **{flag: "x"})
+    assert str(error.value) == f"--manifests: there is {named} too; objects come from one of them"
+
+
+# --- the rest -----------------------------------------------------------------------------------
+
+
+def test_servers() -> None:
+    found = config(metrics_bind_address="[fd00::1]:80")
+    assert found.healthz == Address(parse_ip("0.0.0.0"), 10256)
+    assert found.metrics == Address(parse_ip("fd00::1"), 80)
+    assert str(found.metrics) == "[fd00::1]:80"
+    off = config(healthz_bind_address="", metrics_bind_address="")
+    assert (off.healthz, off.metrics) == (None, None)
+    assert [str(note) for note in off.notes] == [
+        "configuration: the health server is off, as it is given no address",
+        "configuration: the metrics server is off, as it is given no address",
+    ]
+
+
+def test_plain_things_are_handed_on() -> None:
+    found = config(
+        bind_address_hard_fail="true",
+        profiling="true",
+        oom_score_adj="-7",
+        iptables_sync_period="17s",
+        kubeway_min_sync_gap="250ms",
+        kubeway_drift_repair="false",
+        logging_format="json",
+        v="3",
+        hostname_override="Node1",
+    )
+    assert (found.hard_fail, found.profiling, found.oom_score_adj) == (True, True, -7)
+    assert (found.sync_period, found.min_sync_period, found.drift_repair) == (17.0, 0.25, False)
+    assert (found.logging_format, found.verbosity, found.options.hostname) == ("json", 3, "node1")
+    plain = config()
+    assert (plain.hard_fail, plain.profiling, plain.oom_score_adj) == (False, False, -999)
+    assert (plain.sync_period, plain.min_sync_period, plain.drift_repair) == (30.0, None, True)
+    assert (plain.logging_format, plain.verbosity) == ("text", 0)
+    assert plain.options.hostname
 
 
 @pytest.mark.parametrize(
-    ("text", "ip", "port"),
-    [
-        ("0.0.0.0:10256", "0.0.0.0", 10256),
-        ("127.0.0.1", "127.0.0.1", 10256),
-        ("127.0.0.1:80", "127.0.0.1", 80),
-        ("::", "::", 10256),
-        ("fd00::1", "fd00::1", 10256),
-        ("[fd00::1]", "fd00::1", 10256),
-        ("[fd00::1]:8080", "fd00::1", 8080),
-    ],
+    ("text", "ip"), [("10.0.0.1", "10.0.0.1"), ("fd00::1", "fd00::1"), ("0.0.0.0", None), ("::", None)]
 )
-def test_healthz_address(text: str, ip: str, port: int) -> None:
-    assert options.healthz_address(text) == Address(parse_ip(ip), port)
+def test_the_node_s_own_address(text: str, ip: str | None) -> None:
+    assert config(bind_address=text).node_ip == (parse_ip(ip) if ip else None)
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "localhost:80", "1.2.3.4:", "1.2.3.4:0", "1.2.3.4:65536", "[::1", "[::1]80", ":80", "1.2.3:4"],
-)
-def test_no_healthz_address(text: str) -> None:
-    with pytest.raises(BadInput, match=r"^--healthz-bind-address: .*; give IP:port$"):
-        options.healthz_address(text)
+def test_gates_are_open_or_shut() -> None:
+    found = config(feature_gates="ComponentFlagz=false")
+    assert not found.gate("ComponentFlagz")
+    assert found.gate("WatchListClient")
+
+
+def test_a_version_may_be_told_to_others() -> None:
+    assert config(version="v1.36.7").reported_version == "v1.36.7"
+    assert config(version="false").reported_version == ""
+    assert config().reported_version == ""
+
+
+def test_connection_tracking_as_asked() -> None:
+    assert config().conntrack == ConntrackSettings()
+    found = config(
+        conntrack_max_per_core="1",
+        conntrack_min="2",
+        conntrack_tcp_timeout_established="3s",
+        conntrack_tcp_timeout_close_wait="4s",
+        conntrack_tcp_be_liberal="true",
+        conntrack_udp_timeout="5s",
+        conntrack_udp_timeout_stream="1500ms",
+    )
+    assert found.conntrack == ConntrackSettings(
+        max_per_core=1,
+        min=2,
+        tcp_established_timeout=3.0,
+        tcp_close_wait_timeout=4.0,
+        tcp_be_liberal=True,
+        udp_timeout=5.0,
+        udp_stream_timeout=1.5,
+    )
+
+
+def test_on_manifests_nothing_is_turned_that_nobody_asked_for(tmp_path: Path) -> None:
+    alone = config(manifests="shop")
+    assert alone.conntrack == ConntrackSettings(
+        max_per_core=0, min=0, tcp_established_timeout=0.0, tcp_close_wait_timeout=0.0
+    )
+    assert alone.oom_score_adj is None
+    turned = config(manifests="shop", conntrack_min="7", oom_score_adj="3")
+    assert (turned.conntrack.min, turned.oom_score_adj) == (7, 3)
+    file = tmp_path / "config"
+    file.write_text("{kind: KubeProxyConfiguration, apiVersion: kubeproxy.config.k8s.io/v1alpha1}")
+    with_file = config(manifests="shop", config=str(file))
+    assert with_file.conntrack == ConntrackSettings()
+    assert with_file.file is not None
+    assert with_file.file.path == str(file)
+
+
+def test_every_flag_has_a_value_to_show() -> None:
+    found = config(
+        v="2",
+        masquerade_all="true",
+        feature_gates="NativeHistograms=true,AllAlpha=false",
+        nodeport_addresses="10.0.0.0/8,11.0.0.0/8",
+        vmodule="a=1,b=2",
+        kube_api_qps="7.5",
+        iptables_sync_period="90s",
+    ).flags
+    assert found["v"] == "2"
+    assert (found["masquerade-all"], found["cleanup"]) == ("true", "false")
+    assert found["feature-gates"] == "NativeHistograms=true,AllAlpha=false"
+    assert (found["nodeport-addresses"], found["vmodule"]) == ("10.0.0.0/8,11.0.0.0/8", "a=1,b=2")
+    assert (found["kube-api-qps"], found["iptables-sync-period"]) == ("7.5", "1m30s")
+    assert found["conntrack-tcp-timeout-established"] == "24h0m0s"
+    assert "manifests" not in found
+
+
+def test_node_names_are_trimmed_and_lower_case() -> None:
+    assert options.this_node("NODE2 ") == "node2"
+    assert options.this_node("")
+    with pytest.raises(BadInput, match=r"hostnameOverride: ' ' is blank"):
+        options.this_node(" ")
 
 
 @given(st.text())
 def test_any_text_is_an_address_or_bad_input(text: str) -> None:
     try:
-        address = options.healthz_address(text)
+        found = config(healthz_bind_address=text)
     except BadInput:
         return
-    assert options.healthz_address(str(address)) == address
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("0", 0), ("1s", 1), ("500ms", 0.5), ("1m30s", 90), ("1h", 3600), (".5s", 0.5)]
-)
-def test_duration(text: str, seconds: float) -> None:
-    assert options.duration("--x", text) == pytest.approx(seconds)
-
-
-@pytest.mark.parametrize("text", ["", "1", "1 s", "-1s", "s", "1s!", "1d"])
-def test_no_duration(text: str) -> None:
-    with pytest.raises(BadInput, match=r"--x: .* is not a duration such as 1s, 500ms or 1m30s"):
-        options.duration("--x", text)
-
-
-def test_a_duration_has_an_end() -> None:
-    with pytest.raises(BadInput, match="--x: '61m' is over an hour"):
-        options.duration("--x", "61m")
-
-
-def test_node_names_are_trimmed_and_lower_case() -> None:
-    assert options.node_name("--node", " Node1 ") == "node1"
-    assert options.node_name("--node", "") == ""
-    assert options.this_node("NODE2") == "node2"
-    assert options.this_node("")
-    with pytest.raises(BadInput, match=r"--hostname-override: ' ' is blank"):
-        options.this_node(" ")
-
-
-@pytest.mark.parametrize(("text", "number"), [("0", 0), ("2", 2), ("=4", 4)])
-def test_verbosity(text: str, number: int) -> None:
-    assert options.verbosity(text) == number
-
-
-def test_words_that_are_not_known() -> None:
-    with pytest.raises(BadInput, match=r"-v: 'x' is not a number"):
-        options.verbosity("x")
-    with pytest.raises(BadInput, match=r"--logging-format: 'xml' is neither text nor json"):
-        options.logging_format("xml")
+    assert (found.healthz is None) is (text == "")
+    if found.healthz is not None:
+        assert config(healthz_bind_address=str(found.healthz)).healthz == found.healthz

@@ -4,17 +4,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import msgspec
 
-from kubeway.cli.offline import settled
+from kubeway.cli.offline import mode_of, settled
 from kubeway.errors import BadInput
 from kubeway.model.node import Options
-from kubeway.modes.nftables import NFTABLES
+from kubeway.planes.nft import objects as nft
 from kubeway.planes.nft.objects import Family
-from kubeway.planes.nft.text import show
+from kubeway.planes.nft.text import show as show_nft
+from kubeway.planes.xtables import objects as xtables
+from kubeway.planes.xtables.text import show as show_xtables
+from kubeway.program.program import Key, Object
 from kubeway.views.compile import program, rows
+
+_SHOW: Final[dict[str, Callable[[Mapping[Key, Object], Family | None], str]]] = {
+    nft.PLANE: show_nft,
+    xtables.PLANE: show_xtables,
+}
+"""The program's part on a plane, as the plane's own tool reads it."""
 
 
 def compile(  # noqa: A001 (the command's name)
@@ -24,12 +34,14 @@ def compile(  # noqa: A001 (the command's name)
     chosen = _family(family)
     if output not in ("text", "json"):
         raise BadInput(f"--output: {output!r} is neither text nor json")
-    linker = program(settled(manifests, options, node), NFTABLES)
+    mode = mode_of(options)
+    linker = program(settled(manifests, options, node), mode)
     if output == "json":
         # An object a line, so that line-wise tools can search and compare them.
         print("[\n" + ",\n".join(msgspec.json.encode(row).decode() for row in rows(linker, chosen)) + "\n]")
     else:
-        print(show(linker.objects, chosen))
+        for plane in mode.planes:
+            print(_SHOW[plane](linker.objects, chosen))
 
 
 def _family(text: str) -> Family | None:

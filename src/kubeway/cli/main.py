@@ -30,7 +30,7 @@ app = typer.Typer(
 def main() -> int:
     """The console script."""
     try:
-        app()
+        app(flags.spelled_out(sys.argv[1:]))
     except KubewayError as error:
         from kubeway.shell.logs import one_line
 
@@ -40,100 +40,40 @@ def main() -> int:
 
 
 @app.command()
-def run(
-    manifests: flags.Manifests,
-    hostname_override: Annotated[
-        str,
-        flags.flag("--hostname-override", metavar="NAME", help="This node's name; by default the host's."),
-    ] = "",
-    cluster_cidr: flags.ClusterCidr = "",
-    proxy_mode: flags.ProxyMode = "nftables",
-    healthz_bind_address: Annotated[
-        str,
-        flags.flag(
-            "--healthz-bind-address", metavar="IP:PORT", help="Where /healthz, /livez and /readyz answer."
-        ),
-    ] = "0.0.0.0:10256",
-    detect_local_mode: flags.DetectLocalMode = "ClusterCIDR",
-    pod_bridge_interface: flags.PodBridgeInterface = "",
-    pod_interface_name_prefix: flags.PodInterfaceNamePrefix = "",
-    nodeport_addresses: flags.NodeportAddresses = [],  # noqa: B006 (typer copies it)
-    masquerade_all: flags.MasqueradeAll = False,
-    masquerade_bit: flags.MasqueradeBit = 14,
-    min_sync_period: Annotated[
-        str,
-        flags.flag(
-            "--min-sync-period",
-            metavar="DURATION",
-            help="The least time between syncs, such as 500ms; by default as often as syncs are cheap.",
-        ),
-    ] = "",
-    logging_format: Annotated[
-        str, flags.flag("--logging-format", metavar="FORMAT", help="text or json.")
-    ] = "text",
-    verbosity: Annotated[
-        str, flags.flag("-v", "--v", metavar="N", help="1 and more: debug records too.")
-    ] = "0",
-) -> None:
-    """Keep this node's kernel as the manifests say, until told to stop. Needs CAP_NET_ADMIN."""
-    from kubeway.cli.run import run as go
-    from kubeway.shell import options
+@flags.with_flags(flags.DAEMON)
+def run(given: dict[str, list[str]]) -> None:
+    """Keep this node's kernel as the cluster says, until told to stop. Needs CAP_NET_ADMIN.
 
-    settled = options.model_options(
-        hostname=options.this_node(hostname_override),
-        proxy_mode=proxy_mode,
-        cluster_cidr=cluster_cidr,
-        detect_local_mode=detect_local_mode,
-        pod_bridge_interface=pod_bridge_interface,
-        pod_interface_name_prefix=pod_interface_name_prefix,
-        nodeport_addresses=nodeport_addresses,
-        masquerade_all=masquerade_all,
-        masquerade_bit=masquerade_bit,
-    )
-    config = options.Config(
-        manifests=tuple(manifests),
-        options=settled,
-        healthz=options.healthz_address(healthz_bind_address),
-        logging_format=options.logging_format(logging_format),
-        verbosity=options.verbosity(verbosity),
-        min_sync_period=options.duration("--min-sync-period", min_sync_period) if min_sync_period else None,
-    )
-    raise typer.Exit(go(config))
+    Objects come from an API server (--kubeconfig, --master, or the Pod this runs in) or from
+    --manifests. The flags are kube-proxy's, but for --manifests, --masquerade-bit and --kubeway-*.
+    """
+    from kubeway.cli.run import start
+
+    raise typer.Exit(start(given))
 
 
 @app.command()
+@flags.with_flags(flags.PROGRAM)
 def compile(  # noqa: A001 (the command's name)
     manifests: flags.Manifests,
+    given: dict[str, list[str]],
     node: flags.Node = "",
     family: Annotated[str, flags.flag("--family", metavar="FAMILY", help="ip or ip6; by default both.")] = "",
     output: Annotated[str, flags.flag("-o", "--output", metavar="FORMAT", help="text or json.")] = "text",
-    cluster_cidr: flags.ClusterCidr = "",
-    proxy_mode: flags.ProxyMode = "nftables",
-    detect_local_mode: flags.DetectLocalMode = "ClusterCIDR",
-    pod_bridge_interface: flags.PodBridgeInterface = "",
-    pod_interface_name_prefix: flags.PodInterfaceNamePrefix = "",
-    nodeport_addresses: flags.NodeportAddresses = [],  # noqa: B006 (typer copies it)
-    masquerade_all: flags.MasqueradeAll = False,
-    masquerade_bit: flags.MasqueradeBit = 14,
 ) -> None:
-    """Print the program a node would hold: as `nft -f` reads it, or as JSON. Needs no kernel."""
-    from kubeway.cli.compile import compile as go
-    from kubeway.shell import options
+    """Print the program a node would hold: as `nft -f` or `iptables-restore` reads it, or as JSON.
 
-    settled = options.model_options(
-        proxy_mode=proxy_mode,
-        cluster_cidr=cluster_cidr,
-        detect_local_mode=detect_local_mode,
-        pod_bridge_interface=pod_bridge_interface,
-        pod_interface_name_prefix=pod_interface_name_prefix,
-        nodeport_addresses=nodeport_addresses,
-        masquerade_all=masquerade_all,
-        masquerade_bit=masquerade_bit,
-    )
-    go(manifests, settled, options.node_name("--node", node), family, output)
+    Needs no kernel.
+    """
+    from kubeway.cli.compile import compile as go
+    from kubeway.cli.offline import program_options
+    from kubeway.shell.asked import node_name
+
+    go(manifests, program_options(given), node_name("--node", node), family, output)
 
 
 @app.command()
+@flags.with_flags(flags.PROGRAM)
 def trace(
     src: Annotated[str, typer.Argument(metavar="SRC", help="The client's address.")],
     target: Annotated[
@@ -141,6 +81,7 @@ def trace(
         typer.Argument(metavar="DST:PORT/PROTO", help="10.96.0.10:53/UDP, [fd00::10]:80; TCP if not said."),
     ],
     manifests: flags.Manifests,
+    given: dict[str, list[str]],
     iif: Annotated[
         str,
         flags.flag(
@@ -156,30 +97,14 @@ def trace(
         ),
     ] = "",
     node: flags.Node = "",
-    cluster_cidr: flags.ClusterCidr = "",
-    proxy_mode: flags.ProxyMode = "nftables",
-    detect_local_mode: flags.DetectLocalMode = "ClusterCIDR",
-    pod_bridge_interface: flags.PodBridgeInterface = "",
-    pod_interface_name_prefix: flags.PodInterfaceNamePrefix = "",
-    nodeport_addresses: flags.NodeportAddresses = [],  # noqa: B006 (typer copies it)
-    masquerade_all: flags.MasqueradeAll = False,
-    masquerade_bit: flags.MasqueradeBit = 14,
 ) -> None:
     """Tell where the first packet of a flow goes, why, and with what chance. Needs no kernel."""
+    from kubeway.cli.offline import program_options
     from kubeway.cli.trace import trace as go
-    from kubeway.shell import options
+    from kubeway.shell.asked import node_name
 
-    settled = options.model_options(
-        proxy_mode=proxy_mode,
-        cluster_cidr=cluster_cidr,
-        detect_local_mode=detect_local_mode,
-        pod_bridge_interface=pod_bridge_interface,
-        pod_interface_name_prefix=pod_interface_name_prefix,
-        nodeport_addresses=nodeport_addresses,
-        masquerade_all=masquerade_all,
-        masquerade_bit=masquerade_bit,
-    )
-    raise typer.Exit(go(src, target, iif, remembered, manifests, settled, options.node_name("--node", node)))
+    settled = program_options(given)
+    raise typer.Exit(go(src, target, iif, remembered, manifests, settled, node_name("--node", node)))
 
 
 @app.command()

@@ -6,9 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kubeway.cli.offline import settled
+from kubeway.cli.offline import mode_of, settled
 from kubeway.model.node import Options
-from kubeway.modes.nftables import NFTABLES
 from kubeway.views import trace as view
 
 DIFFER = 3
@@ -20,7 +19,8 @@ def trace(
     """0, or `DIFFER` if the program does not do what the model means."""
     world = settled(manifests, options, node)
     packet = view.parse_packet(src, target, iif, remembered, world.facts.addresses)
-    found = view.trace(world, NFTABLES, packet)
-    for line in view.lines(found, NFTABLES.name):
+    mode = mode_of(options)
+    found = view.trace(world, mode, packet)
+    for line in view.lines(found, mode.name):
         print(line)
     return 0 if found.agree else DIFFER

@@ -1,34 +1,43 @@
 """
-From the words of a command line to options: every flag checked, each mistake one line.
+All that the daemon is told, in the form it needs it.
 
-A mistake is `BadInput` that names the flag, shows the value and says what would be
-right. The syntax and the limits are kube-proxy's where a flag has its name there.
+    flags ──► Asked ──► Config
+    file ──┘
+
+`asked` has one checked configuration; `config` takes it apart: what decides the meaning of Services
+(`Options`), where objects come from, where to listen, what to turn in the kernel. What this version
+cannot do is refused here, and so is a daemon that nobody told where Services come from.
 """
 
 from __future__ import annotations
 
-import re
+import os
 import socket
-from collections.abc import Sequence
-from typing import Final, Literal, NamedTuple, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple, cast
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from kubeway.errors import BadInput
+from kubeway.model import config_check, config_gates
+from kubeway.model.config_flags import FOR_PROXY, Flag
+from kubeway.model.config_words import parse_duration, quote, split_host_port
+from kubeway.model.configuration import AUTO, Configuration
+from kubeway.model.conntrack import ConntrackSettings
 from kubeway.model.node import DetectLocalMode, Options
-from kubeway.values import Ip, Prefix, family_of, parse_ip, parse_prefix, show_addr
+from kubeway.records import ConfigNoted
+from kubeway.shell.asked import Asked, node_name
+from kubeway.shell.configfile import ConfigFile
+from kubeway.values import Ip, parse_ip, parse_prefix, show_addr
 
 LoggingFormat = Literal["text", "json"]
 
 MODES: Final = ("nftables",)
-"""The modes this version has. kube-proxy's others are known, so that the message can say so."""
+"""The modes the daemon has."""
 
-_OTHER_MODES: Final = ("iptables", "ipvs", "userspace")
-_HEALTHZ_PORT: Final = 10256
-_INTERFACE: Final = re.compile(r"[^\s/:]{1,15}")
-_DURATION: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
-_SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_LONGEST_GAP: Final = 3600.0
+_UNTOUCHED: Final = ConntrackSettings(
+    max_per_core=0, min=0, tcp_established_timeout=0.0, tcp_close_wait_timeout=0.0
+)
 
 
 class Address(NamedTuple):
@@ -41,148 +50,170 @@ class Address(NamedTuple):
         return show_addr(self.ip, self.port)
 
 
-class Config(Struct, frozen=True, kw_only=True):
-    """All that the daemon is told."""
+class Cluster(Struct, frozen=True):
+    """An API server to hear of. `master` overrides the kubeconfig's; both "": in-cluster."""
 
-    manifests: tuple[str, ...]
+    kubeconfig: str = ""
+    master: str = ""
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """Either `manifests` or `cluster` is set, never both. Times are seconds."""
+
     options: Options
-    healthz: Address
+    manifests: tuple[str, ...] = ()
+    cluster: Cluster | None = None
+    healthz: Address | None = None  # None: no such server
+    metrics: Address | None = None
+    hard_fail: bool = False  # end if one of these addresses cannot be had
+    profiling: bool = False
+    node_ip: Ip | None = None  # bindAddress, if it is one of its own: the node's primary address
+    conntrack: ConntrackSettings = _UNTOUCHED
+    oom_score_adj: int | None = None  # None: leave it
+    sync_period: float = 30.0
+    min_sync_period: float | None = None  # None: as often as syncs are cheap
+    drift_repair: bool = True
+    trace_file: str = ""  # a timeline of syncs; "": none
     logging_format: LoggingFormat = "text"
     verbosity: int = 0
-    min_sync_period: float | None = None  # seconds; None: as often as syncs are cheap
+    reported_version: str = ""  # --version=vX.Y.Z: what to say to those who ask
+    file: ConfigFile | None = None  # to be watched
+    notes: tuple[ConfigNoted, ...] = ()  # to be recorded first of all
+    flags: dict[str, str] = field(default_factory=dict)  # every flag's value, for /flagz
+    configuration: Configuration = Configuration()  # for /configz
+
+    def gate(self, name: str) -> bool:
+        """Whether this feature gate is open."""
+        return config_gates.enabled(self.configuration.feature_gates, name)
 
 
-def model_options(
-    *,
-    hostname: str = "",
-    proxy_mode: str = "nftables",
-    cluster_cidr: str = "",
-    detect_local_mode: str = "ClusterCIDR",
-    pod_bridge_interface: str = "",
-    pod_interface_name_prefix: str = "",
-    nodeport_addresses: Sequence[str] = (),
-    masquerade_all: bool = False,
-    masquerade_bit: int = 14,
-) -> Options:
-    """The flags that decide what a program is, checked one by one and then together."""
-    detect = _detect_local(detect_local_mode)
-    if detect == "BridgeInterface" and not pod_bridge_interface:
-        raise BadInput("--pod-bridge-interface: needed with --detect-local-mode BridgeInterface")
-    if detect == "InterfaceNamePrefix" and not pod_interface_name_prefix:
-        raise BadInput("--pod-interface-name-prefix: needed with --detect-local-mode InterfaceNamePrefix")
-    if not 0 <= masquerade_bit <= 31:
-        raise BadInput(f"--masquerade-bit: {masquerade_bit} is not a bit of a 32-bit mark, 0 to 31")
-    return Options(
-        hostname=hostname,
-        mode=_mode(proxy_mode),
-        cluster_cidrs=_cluster_cidrs(cluster_cidr),
-        detect_local=detect,
-        bridge_interface=_interface("--pod-bridge-interface", pod_bridge_interface),
-        interface_prefix=_interface("--pod-interface-name-prefix", pod_interface_name_prefix),
-        masquerade_all=masquerade_all,
-        masquerade_bit=masquerade_bit,
-        node_port_addresses=_node_port_addresses(nodeport_addresses),
+def config(asked: Asked, environ: Mapping[str, str] = os.environ) -> Config:
+    """BadInput if this version cannot do it, or if it is not said where objects come from."""
+    wanted, given = asked.configuration, asked.given
+    manifests, cluster = _source(asked, environ)
+    gap = wanted.kubeway.min_sync_gap
+    version = given.get("version", "")
+    return Config(
+        options=model_options(wanted, this_node(wanted.hostname_override)),
+        manifests=manifests,
+        cluster=cluster,
+        healthz=_address(wanted.healthz_bind_address),
+        metrics=_address(wanted.metrics_bind_address),
+        hard_fail=wanted.bind_address_hard_fail,
+        profiling=wanted.enable_profiling,
+        node_ip=_own_address(wanted.bind_address),
+        conntrack=conntrack(asked),
+        oom_score_adj=wanted.oom_score_adj if _minds(asked, "oom-score-adj") else None,
+        sync_period=wanted.section.sync_period.seconds,
+        min_sync_period=None if gap == AUTO else parse_duration(gap).seconds,
+        drift_repair=wanted.kubeway.drift_repair,
+        trace_file=wanted.kubeway.trace_file,
+        logging_format=cast(LoggingFormat, wanted.logging.format),
+        verbosity=wanted.logging.verbosity,
+        reported_version=version if version.startswith("v") else "",
+        file=asked.file,
+        notes=tuple(map(ConfigNoted, asked.notes)),
+        flags={flag.name: _shown(flag, given) for flag in FOR_PROXY},
+        configuration=wanted,
     )
 
 
-def node_name(flag: str, text: str) -> str:
-    """A node's name as Kubernetes writes it: trimmed, lower case. "" stays that."""
-    name = text.strip().lower()
-    if text and not name:
-        raise BadInput(f"{flag}: {text!r} is blank; give the name of a Node object")
-    return name
+def model_options(wanted: Configuration, hostname: str = "", modes: Sequence[str] = MODES) -> Options:
+    """What decides the meaning of Services. BadInput for a mode that is none of `modes`."""
+    if wanted.mode not in modes:
+        raise BadInput(f"mode: {quote(wanted.mode)} is not in this version, which has: {', '.join(modes)}")
+    words = wanted.node_port_addresses or ()
+    primary = words == (config_check.PRIMARY,)
+    # Other modes do not look at clusterCIDR, and it is not checked for them.
+    cidrs = wanted.cluster_cidrs if wanted.detect_local_mode == "ClusterCIDR" else ()
+    return Options(
+        hostname=hostname,
+        mode=wanted.mode,
+        cluster_cidrs=tuple(map(parse_prefix, cidrs)),
+        detect_local=cast(DetectLocalMode, wanted.detect_local_mode),
+        bridge_interface=wanted.detect_local.bridge_interface,
+        interface_prefix=wanted.detect_local.interface_name_prefix,
+        masquerade_all=wanted.masquerade_all,
+        masquerade_bit=wanted.masquerade_bit,
+        node_port_addresses="primary" if primary else tuple(map(parse_prefix, words)),
+        external_ips=config_gates.enabled(wanted.feature_gates, "AllowServiceExternalIPs"),
+    )
+
+
+def conntrack(asked: Asked) -> ConntrackSettings:
+    """What to make of connection tracking."""
+    if not _minds(asked, "conntrack-"):
+        return _UNTOUCHED
+    wanted = asked.configuration.conntrack
+    return ConntrackSettings(
+        max_per_core=wanted.max_per_core,
+        min=wanted.min,
+        tcp_established_timeout=wanted.tcp_established_timeout.seconds,
+        tcp_close_wait_timeout=wanted.tcp_close_wait_timeout.seconds,
+        tcp_be_liberal=wanted.tcp_be_liberal,
+        udp_timeout=wanted.udp_timeout.seconds,
+        udp_stream_timeout=wanted.udp_stream_timeout.seconds,
+    )
 
 
 def this_node(override: str) -> str:
     """The name of the node we run on: the host's unless overridden."""
-    name = node_name("--hostname-override", override) or node_name("host name", socket.gethostname())
+    name = node_name("hostnameOverride", override) or node_name("host name", socket.gethostname())
     if not name:
         raise BadInput("--hostname-override: needed, as this host has no name")
     return name
 
 
-def healthz_address(text: str) -> Address:
-    """`IP` or `IP:port`, the port being 10256 if there is none; [IPv6]:port in brackets."""
-    host, port = text, str(_HEALTHZ_PORT)
-    if text.startswith("["):
-        host, closed, rest = text[1:].partition("]")
-        port = rest[1:] if rest.startswith(":") else port if closed and not rest else ""
-    elif text.count(":") == 1:
-        host, _, port = text.partition(":")
-    try:
-        if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
-            raise ValueError(f"{port!r} is not a port, 1 to 65535")
-        return Address(parse_ip(host), int(port))
-    except ValueError as error:
-        raise BadInput(f"--healthz-bind-address: {error}, in {text!r}; give IP:port") from None
+def _minds(asked: Asked, flags: str) -> bool:
+    """Whether to turn what these flags are about.
+
+    In a cluster that is the proxy's part, asked or not. On a machine of its own, on manifests,
+    nothing is turned that nobody asked for.
+    """
+    if "manifests" not in asked.given or asked.file is not None:
+        return True
+    return any(name.startswith(flags) for name in asked.given)
 
 
-def duration(flag: str, text: str) -> float:
-    """Seconds, from Go's syntax: `1s`, `500ms`, `1m30s`, `0`."""
-    parts = list(_DURATION.finditer(text))
-    if text != "0" and (not parts or "".join(part[0] for part in parts) != text):
-        raise BadInput(f"{flag}: {text!r} is not a duration such as 1s, 500ms or 1m30s")
-    seconds = sum(float(part[1]) * _SECONDS[part[2]] for part in parts)
-    if seconds > _LONGEST_GAP:
-        raise BadInput(f"{flag}: {text!r} is over an hour, longer than changes can wait")
-    return seconds
+def _source(asked: Asked, environ: Mapping[str, str]) -> tuple[tuple[str, ...], Cluster | None]:
+    manifests = tuple(asked.given.get("manifests", ()))
+    cluster = Cluster(asked.configuration.client_connection.kubeconfig, asked.given.get("master", ""))
+    named = "a kubeconfig" if cluster.kubeconfig else "--master" if cluster.master else ""
+    if manifests and named:
+        raise BadInput(f"--manifests: there is {named} too; objects come from one of them")
+    if manifests:
+        return manifests, None
+    in_cluster = environ.get("KUBERNETES_SERVICE_HOST") and environ.get("KUBERNETES_SERVICE_PORT")
+    if not (named or in_cluster):
+        raise BadInput(
+            "nobody says where Services come from: give --kubeconfig or --master (`kubeway run` takes "
+            "--manifests too), or run in a Pod: KUBERNETES_SERVICE_HOST and _PORT are not set"
+        )
+    return (), cluster
 
 
-def logging_format(text: str) -> LoggingFormat:
-    for form in get_args(LoggingFormat):
-        if text == form:
-            return form  # type: ignore[no-any-return]
-    raise BadInput(f"--logging-format: {text!r} is neither text nor json")
+def _address(text: str) -> Address | None:
+    if not text:
+        return None
+    host, port = split_host_port(text)
+    return Address(parse_ip(host), int(port))
 
 
-def verbosity(text: str) -> int:
-    """`-v 2`, and `-v=2` as kube-proxy's users write it."""
-    digits = text.removeprefix("=")
-    if not (digits.isascii() and digits.isdigit()):
-        raise BadInput(f"-v: {text!r} is not a number from 0 (quiet) up")
-    return int(digits)
+def _own_address(text: str) -> Ip | None:
+    """None for an unspecified address, which is nobody's own."""
+    ip = parse_ip(text)
+    return ip if any(ip) else None
 
 
-def _mode(text: str) -> str:
-    if text in MODES:
-        return text
-    known = "not in this version" if text in _OTHER_MODES else "not a proxy mode"
-    raise BadInput(f"--proxy-mode: {text!r} is {known}, which has: {', '.join(MODES)}")
-
-
-def _detect_local(text: str) -> DetectLocalMode:
-    for mode in get_args(DetectLocalMode):
-        if text == mode:
-            return mode  # type: ignore[no-any-return]
-    raise BadInput(f"--detect-local-mode: {text!r} is none of {', '.join(get_args(DetectLocalMode))}")
-
-
-def _prefix(flag: str, text: str) -> Prefix:
-    try:
-        return parse_prefix(text)
-    except ValueError as error:
-        raise BadInput(f"{flag}: {error}") from None
-
-
-def _cluster_cidrs(text: str) -> tuple[Prefix, ...]:
-    prefixes = tuple(_prefix("--cluster-cidr", part) for part in text.split(",")) if text else ()
-    families = [family_of(prefix.ip) for prefix in prefixes]
-    if len(families) > len(set(families)):
-        raise BadInput(f"--cluster-cidr: {text!r} has more than one CIDR of a family; give one of each")
-    return prefixes
-
-
-def _node_port_addresses(texts: Sequence[str]) -> tuple[Prefix, ...] | Literal["primary"]:
-    words = [word for text in texts for word in text.split(",")]
-    if not words or words == ["primary"]:
-        return "primary"
-    if "primary" in words:
-        raise BadInput("--nodeport-addresses: 'primary' stands alone or not at all")
-    return tuple(_prefix("--nodeport-addresses", word) for word in words)
-
-
-def _interface(flag: str, name: str) -> str:
-    # include/uapi/linux/if.h: IFNAMSIZ is 16 with the closing zero; dev_valid_name() refuses the rest.
-    if name and not _INTERFACE.fullmatch(name):
-        raise BadInput(f"{flag}: {name!r} is no interface's name: at most 15 characters, no space, / or :")
-    return name
+def _shown(flag: Flag, given: Mapping[str, Any]) -> str:
+    """A flag's value as text; its default if it was not given."""
+    value = given.get(flag.name, flag.default)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return ",".join(f"{name}={str(on).lower()}" for name, on in value.items())
+    if isinstance(value, list):
+        return ",".join(
+            f"{item['filePattern']}={item['verbosity']}" if isinstance(item, dict) else item for item in value
+        )
+    return f"{value:g}" if isinstance(value, float) else str(value)
