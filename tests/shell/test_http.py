@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from math import inf
 from typing import NamedTuple
 
 import aiohttp
 import pytest
 from aiohttp.test_utils import unused_port
 
+from kubeway.errors import BadInput
 from kubeway.machines.vitals import PATIENCE, Vitals
 from kubeway.model.forward import HealthPort, ServiceName
 from kubeway.model.node import FamilyView, NodeView
-from kubeway.records import BindFailed, Listening, Record
+from kubeway.records import BindFailed, Listening, Probed, Record
 from kubeway.shell import health, http
-from kubeway.shell.http import Answer, respond, serve_healthz
+from kubeway.shell.http import Answer, Ask, respond, serve_healthz
 from kubeway.shell.options import Address
 from kubeway.values import Ip, parse_ip
 
@@ -45,20 +47,22 @@ def test_healthz_of_a_well_proxy() -> None:
     answer = respond("/healthz", vitals(), True, NOW)
     assert answer.status == 200
     assert answer.type == "application/json"
-    assert "\n" not in answer.body
     updated = "2026-11-18T11:04:40.397294243Z"
-    assert answer.body == json.dumps(
-        {
-            "lastUpdated": SHOWN,
-            "currentTime": SHOWN,
-            "nodeEligible": True,
-            "healthy": True,
-            "status": {
-                "IPv4": {"lastUpdated": updated, "healthy": True},
-                "IPv6": {"lastUpdated": updated, "healthy": True},
+    assert (
+        answer.body
+        == json.dumps(
+            {
+                "lastUpdated": SHOWN,
+                "currentTime": SHOWN,
+                "nodeEligible": True,
+                "healthy": True,
+                "status": {
+                    "IPv4": {"lastUpdated": updated, "healthy": True},
+                    "IPv6": {"lastUpdated": updated, "healthy": True},
+                },
             },
-        },
-        separators=(",", ":"),
+            separators=(",", ":"),
+        ).encode()
     )
 
 
@@ -85,14 +89,13 @@ def test_before_it_has_begun() -> None:
     assert "status" not in json.loads(answer.body)
 
 
-@pytest.mark.parametrize(("ready", "status"), [(False, 503), (True, 200)])
-def test_readyz_is_about_the_first_sync(ready: bool, status: int) -> None:
-    assert respond("/readyz", vitals(ready=ready), False, NOW) == Answer(
-        status, '{"ready":true}' if ready else '{"ready":false}'
-    )
+def test_a_node_of_one_family_tells_of_one() -> None:
+    one = Vitals(families=("IPv6",))
+    one.begun(NOW)
+    assert list(json.loads(respond("/healthz", one, True, NOW).body)["status"]) == ["IPv6"]
 
 
-@pytest.mark.parametrize("path", ["/", "/healthz/", "/healthzz", "/metrics"])
+@pytest.mark.parametrize("path", ["/", "/healthz/", "/healthzz", "/metrics", "/readyz"])
 def test_other_paths_are_not_found(path: str) -> None:
     answer = respond(path, vitals(), True, NOW)
     assert (answer.status, answer.body) == (404, "404 page not found\n")
@@ -160,10 +163,12 @@ def test_it_answers_any_method_on_exact_paths() -> None:
             assert heard.headers["Content-Type"] == "application/json"
             assert heard.headers["X-Content-Type-Options"] == "nosniff"
             assert heard.body.startswith('{"lastUpdated":"')
-        assert (await ask(port, "/readyz")).status == 200
+        ready = await ask(port, "/readyz")
+        assert (ready.status, ready.body) == (200, '{"ready":true}')
         assert (await ask(port, "/nothing")).body == "404 page not found\n"
 
-    assert asyncio.run(serving(Address(LOOPBACK, port), then)) == [Listening("healthz", f"127.0.0.1:{port}")]
+    records = asyncio.run(serving(Address(LOOPBACK, port), then))
+    assert records == [Listening("healthz", f"127.0.0.1:{port}"), *[Probed("/healthz", 200)] * 3]
     assert refuses(port), "closed when it ends"
 
 
@@ -193,6 +198,78 @@ def test_an_address_in_use_is_tried_until_it_is_free() -> None:
         port = taken.getsockname()[1]
         records = asyncio.run(serving(Address(LOOPBACK, port), then))
     assert records[0] == BindFailed("healthz", f"127.0.0.1:{port}", "Address already in use", 0.01)
+
+
+def test_a_hard_fail_tells_and_ends() -> None:
+    told: list[str] = []
+    records: list[Record] = []
+
+    async def tell(problem: str) -> None:
+        told.append(problem)
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = Address(LOOPBACK, taken.getsockname()[1])
+        with pytest.raises(BadInput, match="Address already in use; free it, choose another"):
+            asyncio.run(serve_healthz(address, vitals(), lambda: True, records.append, hard=tell))
+    assert told == [f"healthz cannot listen on {address}: Address already in use"]
+    assert records == [BindFailed("healthz", str(address), "Address already in use")]
+
+
+def test_what_is_asked_comes_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_SLOWEST_BODY", 0.05)
+    asked: list[Ask] = []
+    bodies: list[bytes] = []
+    port = unused_port()
+
+    async def responder(one: Ask) -> Answer:
+        asked.append(one)
+        bodies.append(await one.body())
+        return Answer(200, "x" * 5000, http.TEXT)
+
+    async def run() -> None:
+        async with asyncio.TaskGroup() as group:
+            records: list[Record] = []
+            task = group.create_task(
+                http.serve("metrics", Address(LOOPBACK, port), responder, records.append)
+            )
+            await until(lambda: bool(records))
+            heard = await ask(port, "/a%20b?x=1&x=2&y", method="PUT")
+            assert heard.headers["Content-Encoding"] == "gzip"
+            assert heard.body == "x" * 5000
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"PUT /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200"), "it does not wait for the body"
+            writer.close()
+            await writer.wait_closed()
+            task.cancel()
+
+    asyncio.run(run())
+    assert (asked[0].path, asked[0].method) == ("/a b", "PUT")
+    assert asked[0].query == {"x": ["1", "2"], "y": [""]}
+    assert bodies == [b"", b""]
+
+
+def test_readyz_is_asked_with_its_query() -> None:
+    queries: list[Mapping[str, Sequence[str]]] = []
+    port = unused_port()
+
+    async def readyz(query: Mapping[str, Sequence[str]]) -> Answer:
+        queries.append(query)
+        return Answer(503, "{}")
+
+    async def run() -> None:
+        async with asyncio.TaskGroup() as group:
+            records: list[Record] = []
+            address = Address(LOOPBACK, port)
+            task = group.create_task(
+                serve_healthz(address, vitals(), lambda: True, records.append, readyz=readyz)
+            )
+            await until(lambda: bool(records))
+            assert (await ask(port, "/readyz?generation=7")).status == 503
+            task.cancel()
+
+    asyncio.run(run())
+    assert queries == [{"generation": ["7"]}]
 
 
 # --- health-check node ports ----------------------------------------------------------------
@@ -231,25 +308,80 @@ def test_ports_open_change_and_close() -> None:
     assert records == []
 
 
-def test_a_port_in_use_is_told_and_tried_again() -> None:
+def test_a_port_in_use_is_told_once_and_tried_again_after_a_second() -> None:
     async def run(taken: socket.socket) -> None:
         port = taken.getsockname()[1]
-        ports = health.HealthPorts(lambda: True, records.append)
+        now = [0.0]
+        ports = health.HealthPorts(
+            lambda: True, records.append, lambda *one: failed.append(one), lambda: now[0]
+        )
         wanted = {CART: HealthPort(CART, port, 1)}
-        await ports.reconcile(wanted, view("127.0.0.1", "127.0.0.2"))
-        assert records == [
+
+        async def reconcile(at: float) -> None:
+            now[0] = at
+            await ports.reconcile(wanted, view("127.0.0.1", "127.0.0.2"))
+
+        assert ports.patience == inf
+        await reconcile(0.0)
+        told: list[Record] = [
             BindFailed("health check of shop/cart", f"127.0.0.2:{port}", "Address already in use")
         ]
+        assert records == told
+        assert failed == [(wanted[CART], f"cannot listen on 127.0.0.2:{port}: Address already in use")]
         assert refuses(port), "what was open of it is closed again"
+        assert ports.patience == 1.0
+        await reconcile(0.5)
+        assert ports.patience == 0.5
+        await reconcile(1.0)
+        assert ports.patience == 1.0, "it was tried again"
+        assert records == told
         taken.close()
-        await ports.reconcile(wanted, view("127.0.0.1", "127.0.0.2"))
+        await reconcile(1.5)
+        assert refuses(port), "it is too early"
+        now[0] = 7.0
+        assert ports.patience == 0.0
+        await reconcile(7.0)
+        assert ports.patience == inf
         assert (await ask(port)).status == 200
         assert (await ask(port, host="127.0.0.2")).status == 200
+        both = f"127.0.0.1:{port}, 127.0.0.2:{port}"
+        assert records == [*told, Listening("health check of shop/cart", both)]
         await ports.close()
 
     records: list[Record] = []
+    failed: list[tuple[HealthPort, str]] = []
     with socket.create_server(("127.0.0.2", 0)) as taken:
         asyncio.run(run(taken))
+    assert len(failed) == 1
+
+
+def test_what_is_new_of_a_refused_port_is_tried_and_told_at_once() -> None:
+    async def run(one: socket.socket, other: socket.socket) -> None:
+        taken, too = (sock.getsockname()[1] for sock in (one, other))
+        ports = health.HealthPorts(lambda: True, records.append, clock=lambda: 0.0)
+        for _ in range(2):
+            await ports.reconcile({CART: HealthPort(CART, taken, 1)}, view("127.0.0.2"))
+        await ports.reconcile({CART: HealthPort(CART, too, 1)}, view("127.0.0.2"))
+        await ports.reconcile({CART: HealthPort(CART, too, 1)}, view("127.0.0.1"))
+        assert (await ask(too)).status == 200
+        # A Service that went and came back is another one.
+        for wanted in ({CART: HealthPort(CART, taken, 1)}, {}, {CART: HealthPort(CART, taken, 1)}):
+            await ports.reconcile(wanted, view("127.0.0.2"))
+        await ports.reconcile({}, view("127.0.0.2"))
+        assert ports.patience == inf
+        await ports.close()
+        told = [(type(record), record.address) for record in records]  # type: ignore[attr-defined]
+        assert told == [
+            (BindFailed, f"127.0.0.2:{taken}"),
+            (BindFailed, f"127.0.0.2:{too}"),
+            (Listening, f"127.0.0.1:{too}"),
+            (BindFailed, f"127.0.0.2:{taken}"),
+            (BindFailed, f"127.0.0.2:{taken}"),
+        ]
+
+    records: list[Record] = []
+    with socket.create_server(("127.0.0.2", 0)) as one, socket.create_server(("127.0.0.2", 0)) as other:
+        asyncio.run(run(one, other))
 
 
 def test_the_proxy_s_health_is_told_at_once() -> None:

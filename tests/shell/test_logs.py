@@ -39,7 +39,74 @@ def test_json_has_the_fields_beside_the_message() -> None:
         "plan_ms": 0.5,
         "write_ms": 9.0,
         "cause": "drift",
+        "full": False,
+        "names": [],
+        "settle_ms": 0.0,
+        "compile_ms": 0.0,
+        "link_ms": 0.0,
+        "read_ms": 0.0,
+        "took_ms": 0.0,
+        "lag_ms": 0.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("synced", "line"),
+    [
+        (Synced(0), "synced after change: 0 changes (plan 0.0 ms, write 0.0 ms)"),
+        (
+            Synced(
+                3,
+                7,
+                0.6,
+                9.0,
+                names=("shop/cart", "shop/desk"),
+                settle_ms=0.3,
+                compile_ms=0.2,
+                link_ms=0.1,
+                read_ms=4.0,
+                lag_ms=12.5,
+            ),
+            "synced after change: 3 changes for shop/cart, shop/desk and 5 more (read 4.0 ms, settle 0.3 ms, "
+            "compile 0.2 ms, link 0.1 ms, plan 0.6 ms, write 9.0 ms), 12.5 ms after the news",
+        ),
+        (
+            Synced(50, 9, 1.0, 2.0, "start", full=True),
+            "synced after start: 50 changes for all 9 Services (plan 1.0 ms, write 2.0 ms)",
+        ),
+        (
+            Synced(1, 1, 1.0, 2.0, names=("shop/cart",)),
+            "synced after change: 1 changes for shop/cart (plan 1.0 ms, write 2.0 ms)",
+        ),
+    ],
+)
+def test_a_sync_is_one_line(synced: Synced, line: str) -> None:
+    assert str(synced) == line
+
+
+def test_a_reader_that_has_gone_does_no_harm() -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    log = Log("text", out=Gone())
+    log.open()
+    log.record(ObjectBad("a.yaml", "no name"))
+    closed = io.StringIO()
+    log = Log("json", out=closed)
+    log.open()
+    closed.close()
+    log.record(ObjectBad("a.yaml", "no name"))
+
+
+def test_the_verbosity_can_be_changed() -> None:
+    out = io.StringIO()
+    log = Log("text", 0, out)
+    log.open()
+    for verbosity in (0, 4, 0):
+        log.set_verbosity(verbosity)
+        log.record(ManifestRead("a.yaml", 3))
+    assert len(out.getvalue().splitlines()) == 1
 
 
 def test_lines_are_held_until_it_is_opened() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TextIO
 
 import msgspec
@@ -29,14 +30,21 @@ _ESCAPES: Final = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(1
 
 
 class Log:
-    """A recorder that writes. `verbosity` 0 leaves debug records out."""
+    """A recorder that writes. `verbosity` 0 leaves debug records out.
+
+    It never fails: where nobody reads the lines any more, they are lost and the proxy goes on.
+    """
 
     def __init__(self, form: LoggingFormat, verbosity: int = 0, out: TextIO | None = None) -> None:
         self._form = form
-        self._least = _ORDER["debug" if verbosity else "info"]
+        self.set_verbosity(verbosity)
         self._out = out if out is not None else sys.stderr
         self._held: list[tuple[int, Record]] | None = []
         self._write: Callable[[int, Record], None] = lambda _now, _record: None
+
+    def set_verbosity(self, verbosity: int) -> None:
+        """From the next record on."""
+        self._least = _ORDER["debug" if verbosity > 0 else "info"]
 
     def record(self, record: Record) -> None:
         if _ORDER[record.level] < self._least:
@@ -68,7 +76,10 @@ def _writer(form: LoggingFormat, out: TextIO) -> Callable[[int, Record], None]:
 
     def write(now: int, record: Record) -> None:
         head = {"time": clock.show_wall(now), "level": record.level, "record": type(record).__name__}
-        logger.info(str(record), **head, **(msgspec.structs.asdict(record) if form == "json" else {}))
+        fields = msgspec.structs.asdict(record) if form == "json" else {}
+        # A broken pipe, a full disk, a closed file: no reason to stop forwarding.
+        with suppress(OSError, ValueError):
+            logger.info(str(record), **head, **fields)
 
     return write
 
