@@ -7,10 +7,15 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
+from kubeway.lab.host import LabError
 from kubeway.lab.topology import Lab
+
+MANY_ERRORS = {"net.ipv4.icmp_msgs_per_sec": 1_000_000, "net.ipv4.icmp_msgs_burst": 100_000}
+"""A host sends some 50 ICMP errors of both families at once (icmp_global_allow), and we ask for more."""
 
 TOOLS = ("ip", "nft", "nsenter", "conntrack")
 
@@ -29,4 +34,15 @@ def lab() -> Iterator[Lab]:
     if why := reason_to_skip():
         pytest.skip(why)
     with Lab() as lab:
+        # Kernels that have this for the whole machine only leave it as it is.
+        with suppress(LabError):
+            lab.node.sysctl(MANY_ERRORS)
         yield lab
+
+
+@pytest.fixture
+def node(lab: Lab) -> Iterator[None]:
+    """A node that holds no rules and remembers no flows, before and after."""
+    yield
+    lab.node.run(["nft", "flush", "ruleset"])
+    lab.node.run(["conntrack", "-F"])

@@ -18,7 +18,7 @@ TCP and UDP are both tried), perhaps `source`, `sport` and `families`, and `expe
     {status: 200, local: 1}   for a health port: the HTTP status, and how many local endpoints it tells
 
 `masqueraded` beside the first two says whether the pods see the node's address: true, false, or which do.
-This file reads scenarios and repeats them for IPv6; it sends no packet.
+This file reads scenarios and repeats them for UDP and IPv6, unless told to be `brief`; it sends no packet.
 """
 
 from __future__ import annotations
@@ -113,35 +113,48 @@ def identity(manifest: Manifest) -> str:
     return f"{manifest['kind']} {where}{meta['name']}"
 
 
-def load(path: Path) -> Scenario:
-    """ValueError that names the file and the part if it is not as told above."""
+class Extent(NamedTuple):
+    """For which families and protocols to ask what is spelled for one, or for none.
+
+    `spelled6`: whether what is spelled in IPv6 can be asked: the objects for it are there.
+    """
+
+    families: list[int]
+    protos: list[str]
+    spelled6: bool = True
+
+
+def load(path: Path, *, brief: bool = False) -> Scenario:
+    """ValueError that names the file and the part if it is not as told above.
+
+    `brief`: nothing is repeated: IPv4 only, and TCP unless a question names its protocol.
+    """
     try:
-        return _scenario(path.stem, yaml.safe_load(path.read_text()))
+        return _scenario(path.stem, yaml.safe_load(path.read_text()), brief)
     except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise ValueError(f"{path.name}: {type(error).__name__}: {error}") from error
 
 
-def _scenario(name: str, raw: dict[str, Any]) -> Scenario:
+def _scenario(name: str, raw: dict[str, Any], brief: bool) -> Scenario:
     _only(KEYS, raw)
     families = raw.get("families", [4, 6])
-    both = 6 in families
+    extent = Extent([4], ["TCP"], 6 not in families) if brief else Extent(families, ["TCP", "UDP"])
+    both = 6 in extent.families
     first = {identity(m): m for m in [*copy.deepcopy(DEFAULTS), *raw["manifests"]]}
-    begin = Step("at first", list(_doubled(first.values(), both)), [], list(_asks(raw["ask"], families)))
-    later = [_step(step, families) for step in raw.get("steps", [])]
+    begin = Step("at first", list(_doubled(first.values(), both)), [], list(_asks(raw["ask"], extent)))
+    later = [_step(step, extent) for step in raw.get("steps", [])]
     flags = {"cluster-cidr": ",".join([at.CLUSTER_CIDR, at.twin(at.CLUSTER_CIDR)]), **raw.get("flags", {})}
     meanwhile = [{**raw["meanwhile"], "expect": {"answered": []}}] if "meanwhile" in raw else []
-    return Scenario(name, raw["title"], flags, [begin, *later], list(_asks(meanwhile, families)))
+    return Scenario(name, raw["title"], flags, [begin, *later], list(_asks(meanwhile, extent)))
 
 
-def _step(raw: dict[str, Any], families: list[int]) -> Step:
+def _step(raw: dict[str, Any], extent: Extent) -> Step:
     _only(STEP_KEYS, raw)
-    both = 6 in families
+    both = 6 in extent.families
     drop = list(raw.get("drop", []))
     if both:
         drop += [f"{name}-v6" for name in drop if name.startswith("EndpointSlice ")]
-    return Step(
-        raw["then"], list(_doubled(raw.get("put", []), both)), drop, list(_asks(raw["ask"], families))
-    )
+    return Step(raw["then"], list(_doubled(raw.get("put", []), both)), drop, list(_asks(raw["ask"], extent)))
 
 
 def _only(known: set[str], raw: Mapping[str, Any]) -> None:
@@ -153,20 +166,25 @@ def _many(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _asks(raws: Iterable[dict[str, Any]], families: list[int]) -> Iterator[Ask]:
+def _asks(raws: Iterable[dict[str, Any]], extent: Extent) -> Iterator[Ask]:
     for raw in raws:
         _only(ASK_KEYS, raw)
         expect = _expect(raw["expect"])
         for host in _many(raw["from"]):
             for to in _many(raw["to"]):
-                for ask in _protocols(host, to, raw, expect):
-                    yield from _families(ask, raw.get("families", families))
+                for ask in _protocols(host, to, raw, expect, extent):
+                    if ":" in ask.ip and not extent.spelled6:
+                        continue
+                    families = [
+                        each for each in raw.get("families", extent.families) if each in extent.families
+                    ]
+                    yield from _families(ask, families)
 
 
-def _protocols(host: str, to: str, raw: dict[str, Any], expect: Expect) -> Iterator[Ask]:
+def _protocols(host: str, to: str, raw: dict[str, Any], expect: Expect, extent: Extent) -> Iterator[Ask]:
     where, _, proto = to.partition("/")
     ip, _, port = where.rpartition(":")
-    protos = [proto] if proto else ["TCP"] if expect.kind == "http" else ["TCP", "UDP"]
+    protos = [proto] if proto else ["TCP"] if expect.kind == "http" else extent.protos
     for each in protos:
         yield Ask(host, ip.strip("[]"), int(port), each, expect, raw.get("source", ""), raw.get("sport", 0))
 

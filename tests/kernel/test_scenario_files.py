@@ -57,6 +57,27 @@ def test_objects_and_questions_are_doubled(tmp_path: Path) -> None:
     assert str(last) == "node (203.0.113.10) -> [fd00:10:96::10]:80/UDP"
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_in_brief_it_still_asks(path: Path) -> None:
+    scenario, whole = load(path, brief=True), load(path)
+    assert len(scenario.steps) == len(whole.steps)
+    for step, full in zip(scenario.steps, whole.steps, strict=True):
+        assert step.asks
+        assert set(step.asks) <= set(full.asks)
+
+
+def test_in_brief_nothing_is_doubled(tmp_path: Path) -> None:
+    path = tmp_path / "one.yaml"
+    path.write_text(ONE)
+    begin, step = load(path, brief=True).steps
+    service, _ = begin.put[len(DEFAULTS) :]
+    assert "clusterIPs" not in service["spec"]
+    assert [str(ask) for ask in begin.asks] == [
+        f"{host} -> 10.96.0.10:80/TCP" for host in ("node", "outside")
+    ]
+    assert step.drop == ["EndpointSlice shop/cart-1"]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

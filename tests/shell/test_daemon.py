@@ -250,3 +250,36 @@ def test_a_daemon_without_manifests_does_not_begin(place: Place) -> None:
     refused = place.kubeway("run", "--manifests", "/no/such")
     assert refused.returncode == 1
     assert refused.stderr == "kubeway: --manifests: /no/such: no such file or directory\n"
+
+
+def test_rules_stay_while_a_manifest_cannot_be_read_at_the_start(place: Place) -> None:
+    good = SERVICE + slices("10.244.1.1")
+    place.write("shop.yaml", good)
+    first = place.daemon("--healthz-bind-address", "127.0.0.1:10256")
+    first.until("Synced")
+    first.end(signal.SIGKILL)
+    assert place.endpoints() == {"10.244.1.1"}
+    place.write("shop.yaml", "kind: [")
+    second = place.daemon("--healthz-bind-address", "127.0.0.1:10256")
+    second.until("ManifestsAwaited")
+    second.until("Listening")
+    assert place.ask("http://127.0.0.1:10256/readyz")[0] == 503
+    assert place.endpoints() == {"10.244.1.1"}
+    place.write("shop.yaml", good)
+    assert second.until("Synced")["changes"] == 0
+    assert place.endpoints() == {"10.244.1.1"}
+    assert second.end()[0] == 0
+
+
+def test_a_node_outlives_its_object(place: Place) -> None:
+    place.write("node.yaml", NODE.replace("127.0.0.1", "192.0.2.10"))
+    place.write("shop.yaml", SERVICE + slices("10.244.1.1"))
+    daemon = place.daemon()
+    daemon.until("Synced")
+    before = place.run("nft", "-j", "list", "ruleset")
+    (place.manifests / "node.yaml").unlink()
+    daemon.until("ManifestGone")
+    place.write("shop.yaml", SERVICE + slices("10.244.1.2"))
+    until(lambda: place.endpoints() == {"10.244.1.2"}, "the change is in force")
+    after = place.run("nft", "-j", "list", "ruleset")
+    assert before.replace("10.244.1.1", "10.244.1.2") == after

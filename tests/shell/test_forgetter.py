@@ -189,7 +189,7 @@ def test_a_dear_look_is_followed_by_a_pause() -> None:
     bench.times = [0.0, 100.0]
     bench.change(dns("10.244.1.1"))
     assert asyncio.run(bench.forgetter._look(bench)) == PAUSE * 100.0
-    assert bench.records == [records.Forgot(1, 100_000.0)]
+    assert bench.records == [records.Swept(100_000.0, v4=1), records.Forgot(1, 100_000.0)]
 
 
 def test_where_flows_cannot_be_listed_nothing_is_kept() -> None:

@@ -239,6 +239,38 @@ def test_a_node_that_is_as_it_was_has_nothing_settled_anew() -> None:
     assert len(daemon.plane.writes) == 1
 
 
+def test_a_new_address_is_taken_in_without_going_over_all_services() -> None:
+    """Each Pod that comes brings its host side an address."""
+    daemon = Daemon([*ALL, *objects([node_doc()])])
+
+    async def story() -> None:
+        await ready(daemon)
+        settler = daemon.syncer.settler
+        more = daemon.world.facts.addresses | {parse_ip("fe80::77")}
+        daemon.syncer.set_facts(replace(daemon.world.facts, addresses=more))
+        await daemon.until(lambda: len(daemon.told(records.Synced)) == 2)
+        assert daemon.syncer.settler is settler
+        assert daemon.syncer.view is not None
+        assert parse_ip("fe80::77") in daemon.syncer.view.v6.addresses
+
+    running(daemon, story)
+    assert not daemon.told(records.Synced)[1].full
+    assert len(daemon.plane.writes) == 1
+
+
+def test_news_that_came_to_nothing_is_told_as_a_sync_too() -> None:
+    """Who counts the time since unheard news would otherwise call a level proxy unhealthy."""
+    daemon = Daemon()
+
+    async def story() -> None:
+        await ready(daemon)
+        daemon.syncer.note()
+        await daemon.until(lambda: len(daemon.told(records.Synced)) == 2)
+
+    running(daemon, story)
+    assert daemon.told(records.Synced)[1].changes == 0
+
+
 # --- failures ---------------------------------------------------------------------------
 
 

@@ -21,10 +21,19 @@ KUBEWAY = (sys.executable, "-m", "kubeway")
 
 
 class Proxy:
-    """`kubeway run` on `manifests`, from here to the end of the `with`; its output goes to the file `log`."""
+    """`kubeway run`, from here to the end of the `with`; its output goes to the file `log`.
+
+    `source` is where it hears of the cluster, and `kind` the flag for that: manifests or kubeconfig.
+    """
 
     def __init__(
-        self, node: Host, manifests: Path, log: Path, flags: Sequence[str] = (), name: str = "node1"
+        self,
+        node: Host,
+        source: Path,
+        log: Path,
+        flags: Sequence[str] = (),
+        name: str = "node1",
+        kind: str = "manifests",
     ) -> None:
         self._node = node
         self._log = log
@@ -34,7 +43,7 @@ class Proxy:
                 [
                     *KUBEWAY,
                     "run",
-                    f"--manifests={manifests}",
+                    f"--{kind}={source}",
                     f"--hostname-override={name}",
                     f"--healthz-bind-address={health}",
                     *flags,

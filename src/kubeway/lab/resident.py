@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,8 @@ def main() -> None:
     try:
         kernel.unshare(kernel.CLONE_NEWNET)
     except OSError as error:
-        control.sendall(json.dumps({"error": f"no network namespace: {error.strerror}"}).encode() + b"\n")
+        with suppress(OSError):  # the lab may have given up already
+            control.sendall(json.dumps({"error": f"no network namespace: {error.strerror}"}).encode() + b"\n")
         return
     try:
         asyncio.run(live(control))

@@ -24,6 +24,7 @@ from kubeway.program.link import Linker, Name
 from kubeway.program.plane import Mode
 from kubeway.program.program import Change, Fragment
 from kubeway.records import ClaimLost, Record, ServiceLeftOut
+from kubeway.shell.clock import monotonic
 from kubeway.values import PROTO_NAMES, show_addr
 
 BASE: Final = ()
@@ -31,11 +32,18 @@ BASE: Final = ()
 
 
 class Compiled(NamedTuple):
-    """What an update changed: in the program, and which Forwards (None: it is gone)."""
+    """What an update changed: in the program, and which Forwards (None: it is gone).
+
+    `compiling` and `linking` are the seconds it took; the rest of the time went into
+    settling. `full`: all Services were gone over.
+    """
 
     changes: list[Change]
     forwards: dict[ForwardKey, Forward | None]
     records: list[Record]
+    compiling: float = 0.0
+    linking: float = 0.0
+    full: bool = False
 
 
 class Compiler:
@@ -46,9 +54,11 @@ class Compiler:
         options: Options,
         facts: NodeFacts,
         linker: Linker,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._mode, self._settler_of, self._options = mode, settler_of, options
         self.facts = facts
+        self._clock = clock
         self.view: NodeView | None = None
         self.settler = settler_of(facts, options)
         self.linker = linker
@@ -57,14 +67,20 @@ class Compiler:
 
     def update(self, snapshot: Snapshot, names: Collection[ServiceName]) -> Compiled:
         """These Services or their slices changed."""
-        if self.view is None:
-            return self.restart(snapshot, self.facts)
-        try:
-            forwards = self.settler.update(snapshot, names)
-        except Exception:
-            # What the settler holds cannot be relied on now; a new one finds out whose fault it was.
-            return self.restart(snapshot, self.facts)
-        return self._compiled(forwards, {}, [])
+        return self._update(snapshot, names, {})
+
+    def adapt(self, snapshot: Snapshot, names: Collection[ServiceName], facts: NodeFacts) -> Compiled:
+        """As `update`, for a node of which this is known now.
+
+        Services are gone over again only if what changed can matter to them: a Pod that
+        comes brings addresses, and they are many.
+        """
+        view = node_view(facts, self._options, snapshot.service_cidrs())
+        if self.view is None or view.shape != self.view.shape or _mattering(facts) != _mattering(self.facts):
+            return self.restart(snapshot, facts)
+        fragments: dict[Name, Fragment | None] = {} if view == self.view else {BASE: self._mode.base(view)}
+        self.facts, self.view = facts, view
+        return self._update(snapshot, names, fragments)
 
     def restart(self, snapshot: Snapshot, facts: NodeFacts) -> Compiled:
         """Everything anew, for a node of which this is known."""
@@ -74,13 +90,23 @@ class Compiler:
         self.settler = self._settle_all(snapshot, records)
         forwards: dict[ForwardKey, Forward | None] = dict(self.settler.forwards)
         forwards.update((key, None) for key in self._linked if key not in forwards)
-        return self._compiled(forwards, {BASE: self._mode.base(self.view)}, records)
+        compiled = self._compiled(forwards, {BASE: self._mode.base(self.view)}, records)
+        return compiled._replace(full=True)
 
-    def needs_restart(self, snapshot: Snapshot, facts: NodeFacts) -> bool:
-        """Whether this node, or the service CIDRs, are not what the program was made for."""
-        if self.view is None or facts != self.facts:
-            return True
-        return node_view(facts, self._options, snapshot.service_cidrs()) != self.view
+    def _update(
+        self,
+        snapshot: Snapshot,
+        names: Collection[ServiceName],
+        fragments: dict[Name, Fragment | None],
+    ) -> Compiled:
+        if self.view is None:
+            return self.restart(snapshot, self.facts)
+        try:
+            forwards = self.settler.update(snapshot, names)
+        except Exception:
+            # What the settler holds cannot be relied on now; a new one finds out whose fault it was.
+            return self.restart(snapshot, self.facts)
+        return self._compiled(forwards, fragments, [])
 
     def withdraw(self, keys: Iterable[ForwardKey]) -> list[Change]:
         """Take what these service ports add out of the program."""
@@ -118,6 +144,7 @@ class Compiler:
     ) -> Compiled:
         view = self.view
         assert view is not None
+        began = self._clock()
         for key, forward in forwards.items():
             if forward is None:
                 fragments[key] = None
@@ -131,7 +158,9 @@ class Compiler:
                 records += self._newly_lost(key, forward)
         self._linked.update(forwards)
         self._linked.difference_update([key for key, forward in forwards.items() if forward is None])
-        return Compiled(self._link(fragments), forwards, records)
+        compiled = self._clock()
+        changes = self._link(fragments)
+        return Compiled(changes, forwards, records, compiled - began, self._clock() - compiled)
 
     def _link(self, fragments: dict[Name, Fragment | None]) -> list[Change]:
         """At a cold start the planes are compared with the program; nobody asks what changed in it."""
@@ -145,6 +174,11 @@ class Compiler:
         if forward.lost:
             self._lost[key] = forward.lost
         return [_claim_lost(forward, lost) for lost in forward.lost if lost not in before]
+
+
+def _mattering(facts: NodeFacts) -> tuple[object, ...]:
+    """What the settling of Services depends on."""
+    return facts.name, facts.zone, facts.ips
 
 
 def _claim_lost(forward: Forward, lost: Lost) -> ClaimLost:

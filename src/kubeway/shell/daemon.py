@@ -1,13 +1,16 @@
 """
 Everything that runs, on one page.
 
-    manifests ─► store ─► syncer ─► kernel
-                            │
-                            └─► records ─► log, vitals ─► /healthz, health-check ports
+    manifests ─┐
+               ├─► store ─► syncer ─► kernel
+    API ───────┘              │
+                              └─► records ─► log, metrics, vitals ─► /healthz, health-check ports
 
-The first sync comes before everything else: the log, the servers and the watch on
-the manifests begin when it is in the kernel, or after a second if it is not. What
-ends the daemon (a signal, a defect) ends all of it and leaves the rules in force.
+With manifests the first sync comes before everything else: the log, the servers and the
+watch begin when it is in the kernel, or after a second if it is not. With a cluster the
+servers come first, because a cluster may keep us waiting, and nothing is written before
+all kinds of objects have been heard. What ends the daemon (a signal, another
+configuration, a defect) ends all of it and leaves the rules in force.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
+from math import inf
 from typing import Final
 
 from msgspec.structs import replace
@@ -22,8 +26,13 @@ from msgspec.structs import replace
 import kubeway
 from kubeway import records
 from kubeway.errors import KubewayError, Stale
-from kubeway.machines.vitals import Vitals
+from kubeway.machines.convergence import Convergence
+from kubeway.machines.triggers import Triggers
+from kubeway.machines.vitals import Eligibility, Vitals
+from kubeway.model import config_gates
+from kubeway.model.forward import HealthPort
 from kubeway.model.node import NodeFacts
+from kubeway.model.objects import Node
 from kubeway.model.store import Store
 from kubeway.model.view import node_facts
 from kubeway.modes.nftables import NFTABLES
@@ -31,25 +40,36 @@ from kubeway.program.link import Linker
 from kubeway.records import Record
 from kubeway.shell import clock
 from kubeway.shell.addresses import local_addresses
+from kubeway.shell.configfile import ConfigFile, until_changed
 from kubeway.shell.conntrack import Conntrack
+from kubeway.shell.frontdesk import FrontDesk
 from kubeway.shell.health import HealthPorts
-from kubeway.shell.http import serve_healthz
+from kubeway.shell.leftovers import iptables_leftovers, remove_kube_proxy_tables
 from kubeway.shell.logs import Log
 from kubeway.shell.manifests import Manifests, follow
+from kubeway.shell.metrics import Feature, Metrics
 from kubeway.shell.nft import NftPlane
-from kubeway.shell.options import Config
+from kubeway.shell.oom import set_oom_score_adj
+from kubeway.shell.options import Cluster, Config
+from kubeway.shell.readyz import Readiness
 from kubeway.shell.syncer import Syncer
+from kubeway.shell.sysctls import set_conntrack
+from kubeway.shell.timeline import Timeline
 from kubeway.values import show_ip
 
 _PATIENCE: Final = 1.0
-_LONG_PATIENCE: Final = 60.0
 _LOOK_AT_ADDRESSES: Final = 5.0
-_DOOMED: Final = "ToBeDeletedByClusterAutoscaler"
+_LOOK_AT_MANIFESTS: Final = 0.1
 _MS: Final = 1_000_000
+_STAGES: Final = {"alpha": "ALPHA", "beta": "BETA", "ga": ""}
+_UNHEALTHY_AFTER: Final = 2  # sync periods, as kube-proxy
 
 
 async def run(config: Config) -> int:
-    """Until SIGTERM or SIGINT: 0. BadInput or Unsupported if it cannot even begin."""
+    """Until SIGTERM or SIGINT: 0; until the configuration file is another one: 1.
+
+    BadInput or Unsupported if it cannot even begin.
+    """
     # Nothing of the first load is garbage; looking for some would take longer than the load.
     gc.disable()
     log = Log(config.logging_format, config.verbosity)
@@ -60,8 +80,12 @@ async def run(config: Config) -> int:
         gc.enable()
 
 
-class _Told(Exception):
-    """A signal came: its name."""
+class _Ended(Exception):
+    """What the daemon was told to end by, and the exit code that goes with it."""
+
+    def __init__(self, cause: str, code: int) -> None:
+        super().__init__(cause)
+        self.code = code
 
 
 class _Daemon:
@@ -69,42 +93,73 @@ class _Daemon:
         self._config, self._log = config, log
         self._name = config.options.hostname
         self._store = Store()
-        self._vitals = Vitals()
+        cluster = config.cluster is not None
+        self._convergence = Convergence(_streams(cluster), lambda: self._readiness.wake())
+        self._triggers = Triggers(clock.wall())
+        self._vitals = Vitals(int(_UNHEALTHY_AFTER * config.sync_period * 1e9))
+        self._eligibility = Eligibility(must_be_known=cluster)
+        self._metrics = Metrics(
+            mode=config.options.mode,
+            features=[
+                Feature(name, _STAGES[gate.stage], config.gate(name))
+                for name, gate in config_gates.GATES.items()
+            ],
+            lag=lambda: self._convergence.lag(clock.monotonic()),
+        )
+        self._timeline = Timeline(config.trace_file)
         self._synced = asyncio.Event()
         self._node_news = asyncio.Event()
         self._facts_told: NodeFacts | None = None
         self._node_seen: records.NodeSeen | None = None
         self._manifests = Manifests(config.manifests, self._store, self._hear)
-        self._hear(records.Started(kubeway.__version__, self._name, config.options.mode))
+        version = config.reported_version or kubeway.__version__
+        self._hear(records.Started(version, self._name, config.options.mode))
+        for note in config.notes:
+            self._hear(note)
         self._manifests.load()
+        conntrack = self._conntrack()
+        set_conntrack(config.conntrack, self._hear)
+        if config.oom_score_adj is not None:
+            set_oom_score_adj(config.oom_score_adj, self._hear)
         linker = Linker()
+        self._plane = NftPlane(linker.origin, linker.objects)
+        self._awaited = False  # manifests were followed before the first sync
         self._syncer = Syncer(
             mode=NFTABLES,
-            plane=NftPlane(linker.origin, linker.objects),
+            plane=self._plane,
             options=config.options,
             facts=self._facts(),
             store=self._store,
             record=self._hear,
-            conntrack=self._conntrack(),
+            conntrack=conntrack,
             gap=config.min_sync_period,
+            cap=config.sync_period,
             linker=linker,
+            progress=self._convergence,
+            triggers=self._triggers,
+            repair=config.drift_repair,
+        )
+        self._readiness = Readiness(self._vitals, self._convergence, self._syncer.verified)
+        self._desk = FrontDesk(
+            config, self._log, self._metrics, self._vitals, self._eligibility, self._readiness, self._hear
         )
 
     async def run(self) -> int:
-        self._tell_node()
-        self._vitals.begun(clock.wall())
-        self._vitals.noted(clock.wall())
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._until_told())
-                group.create_task(self._syncer.run())
-                # The kernel's before all else; then what waited for it.
-                await _within(_PATIENCE, self._syncer.ready)
-                self._log.open()
-                group.create_task(self._collect_garbage())
-                group.create_task(follow(self._manifests, self._changed, self._hear))
+                if self._config.file is not None:
+                    group.create_task(self._until_reconfigured(self._config.file))
+                if self._config.cluster is not None:
+                    await self._hear_cluster(self._config.cluster, group)
+                else:
+                    await self._read_manifests(group)
+                await self._sync_first(group)
+                if self._config.cluster is not None:
+                    group.create_task(self._take_over())
+                elif not self._awaited:
+                    self._follow_manifests(group)
                 group.create_task(self._follow_addresses())
-                group.create_task(self._answer())
                 group.create_task(self._health_ports())
         except BaseExceptionGroup as errors:
             return self._ended(errors)
@@ -114,9 +169,9 @@ class _Daemon:
         first: BaseException = errors
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
-        if isinstance(first, _Told):
+        if isinstance(first, _Ended):
             self._hear(records.Stopped(str(first)))
-            return 0
+            return first.code
         self._hear(records.Stopped(str(first) or type(first).__name__))
         if isinstance(first, KubewayError):
             raise first
@@ -126,16 +181,21 @@ class _Daemon:
 
     def _hear(self, record: Record) -> None:
         """Every record comes by here."""
-        self._log.record(record)
+        for reader in (self._log, self._metrics, self._timeline):
+            reader.record(record)
         if isinstance(record, records.Synced):
             now = clock.wall()
             self._vitals.synced(now, now - int((record.plan_ms + record.write_ms) * _MS))
             self._synced.set()
             self._tell_node()
+        if isinstance(record, records.Synced | records.Repaired):
+            self._readiness.wake()
 
     def _changed(self) -> None:
         """The store changed."""
         self._vitals.noted(clock.wall())
+        self._convergence.changed(clock.monotonic())
+        self._eligibility.heard(self._node())
         self._syncer.note()
 
     def _tell_node(self) -> None:
@@ -144,7 +204,7 @@ class _Daemon:
         if facts is self._facts_told:
             return
         self._facts_told = facts
-        known = self._name in self._store.snapshot().nodes
+        known = self._node() is not None
         seen = records.NodeSeen(self._name, known, tuple(map(show_ip, facts.ips)), facts.zone)
         if seen != self._node_seen:
             self._node_seen = seen
@@ -163,13 +223,81 @@ class _Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, tell, number.name)
-        raise _Told(await told)
+        raise _Ended(await told, 0)
 
-    async def _collect_garbage(self) -> None:
-        await _within(_LONG_PATIENCE, self._syncer.ready)
+    async def _until_reconfigured(self, file: ConfigFile) -> None:
+        # Whoever started us starts us again, and then with the new configuration.
+        raise _Ended(await until_changed(file), 1)
+
+    async def _hear_cluster(self, cluster: Cluster, group: asyncio.TaskGroup) -> None:
+        """Until all that the rules are made of is known."""
+        from kubeway.shell.apiserver import ApiSource
+        from kubeway.shell.credentials import access
+        from kubeway.shell.events import Events
+        from kubeway.shell.nodewait import wait_for_node
+
+        self._log.open()
+        reached = await access(cluster.kubeconfig, cluster.master, self._hear)
+        events = Events(reached, self._name, self._hear)
+        group.create_task(events.run())
+        self._desk.open(group, events)
+        source = ApiSource(
+            reached,
+            self._store,
+            self._changed,
+            self._hear,
+            node=self._name,
+            progress=self._convergence,
+            triggers=self._triggers,
+        )
+        group.create_task(source.run())
+        await source.synced.wait()
+        await wait_for_node(self._config.options, self._node, self._hear)
+        events.emit("Starting", "", type="Normal")
+
+    async def _read_manifests(self, group: asyncio.TaskGroup) -> None:
+        """Until no rule in the kernel can go because a file cannot be read.
+
+        On a node without rules there is nothing to lose: what can be read is put in force.
+        """
+        if not self._manifests.unread or not await self._plane.read():
+            return
+        self._awaited = True
+        self._log.open()
+        self._hear(records.ManifestsAwaited(tuple(self._manifests.unread)))
+        self._follow_manifests(group)
+        while self._manifests.unread:  # noqa: ASYNC110 (what cures it may change nothing in the store)
+            await asyncio.sleep(_LOOK_AT_MANIFESTS)
+
+    def _follow_manifests(self, group: asyncio.TaskGroup) -> None:
+        self._desk.open(group)
+        group.create_task(follow(self._manifests, self._changed, self._hear))
+
+    async def _sync_first(self, group: asyncio.TaskGroup) -> None:
+        """The kernel's before all else; then let go of what waited for it."""
+        if self._config.cluster is None:
+            self._tell_node()  # in a cluster the syncer has yet to hear of it
+        self._eligibility.heard(self._node())
+        now = clock.wall()
+        self._vitals.begun(now)
+        self._vitals.noted(now)
+        group.create_task(self._syncer.run())
+        await _within(_PATIENCE, self._syncer.ready)
+        self._log.open()
         # What is alive now mostly stays so: the collector need not look at it again.
         gc.freeze()
         gc.enable()
+
+    async def _take_over(self) -> None:
+        """Once our rules are in force, those of a kube-proxy in nftables mode are in their way."""
+        await self._syncer.ready.wait()
+        try:
+            if families := remove_kube_proxy_tables():
+                self._hear(records.TookOver(tuple(families)))
+            if families := iptables_leftovers():
+                self._hear(records.LeftoversSeen(tuple(families)))
+        except KubewayError as error:
+            self._hear(records.TookOver((), str(error)))
 
     async def _follow_addresses(self) -> None:
         while True:
@@ -186,46 +314,56 @@ class _Daemon:
                 self._vitals.noted(clock.wall())
                 self._syncer.set_facts(replace(self._syncer.facts, addresses=now))
 
-    async def _answer(self) -> None:
-        await serve_healthz(self._config.healthz, self._vitals, self._eligible, self._hear)
-
     async def _health_ports(self) -> None:
-        ports = HealthPorts(lambda: self._vitals.healthy(clock.wall()), self._hear)
+        ports = HealthPorts(
+            lambda: self._vitals.healthy(clock.wall()), self._hear, failed=self._health_port_failed
+        )
         try:
             while True:
-                await self._synced.wait()
+                await _within(ports.patience, self._synced)
                 self._synced.clear()
                 if (view := self._syncer.view) is not None:
                     await ports.reconcile(self._syncer.health, view)
         finally:
             await ports.close()
 
+    def _health_port_failed(self, port: HealthPort, problem: str) -> None:
+        self._desk.tell(
+            "FailedToStartServiceHealthcheck",
+            f"node {self._name} failed to start healthcheck {str(port.service)!r} "
+            f"on port {port.port}: {problem}",
+            port.service,
+        )
+
     # --- what it is made of -----------------------------------------------------------------
 
+    def _node(self) -> Node | None:
+        return self._store.snapshot().nodes.get(self._name)
+
     def _facts(self) -> NodeFacts:
-        node = self._store.snapshot().nodes.get(self._name)
-        return node_facts(node, self._name, local_addresses())
+        return node_facts(self._node(), self._name, local_addresses(), self._config.options.node_ip)
 
     def _conntrack(self) -> Conntrack | None:
         try:
             return Conntrack()
         except KubewayError as error:
-            self._log.record(records.ForgetFailed(str(error)))
+            self._hear(records.ForgetFailed(str(error)))
             return None
 
-    def _eligible(self) -> bool:
-        """Whether load balancers may send here: no autoscaler is about to take the node away.
 
-        A node without a Node object is one nobody is known to take away.
-        """
-        node = self._store.snapshot().nodes.get(self._name)
-        return node is None or not (node.deleting or _DOOMED in node.taints)
+def _streams(cluster: bool) -> tuple[str, ...]:
+    """What is followed in a cluster; manifests have no resource versions to follow by."""
+    if not cluster:
+        return ()
+    from kubeway.shell.apiserver import KINDS
+
+    return KINDS
 
 
 async def _within(seconds: float, event: asyncio.Event) -> None:
-    """Wait for the event, but not longer."""
+    """Wait for the event, but not longer; `inf` is as long as it takes."""
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(seconds if seconds < inf else None):
             await event.wait()
     except TimeoutError:
         pass

@@ -12,6 +12,7 @@ change came: an endpoint that came in between is not held against its flows.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
@@ -19,8 +20,8 @@ from kubeway.errors import KubewayError, Unsupported
 from kubeway.model.forward import Forward
 from kubeway.model.settle import ForwardKey
 from kubeway.program.effects import Judge, Stale, stale
-from kubeway.records import ForgetFailed, Forgot, Recorder
-from kubeway.values import Ip
+from kubeway.records import ForgetFailed, Forgot, Recorder, Swept
+from kubeway.values import V4, V6, Ip
 
 PAUSE: Final = 4.0
 """A look waits this many times the cost of the last: looking takes a fifth of the time at most."""
@@ -88,15 +89,20 @@ class Forgetter:
             self._news.set()
             return _RETRY
         took = self._clock() - began
-        if flows:
-            self._record(Forgot(flows, took * 1000))
+        self._record(Swept(took * 1000, flows[V4], flows[V6]))
+        if total := sum(flows.values()):
+            self._record(Forgot(total, took * 1000))
         return PAUSE * took
 
-    def _forget(self, conntrack: Forgets, opened: list[Transition], addresses: frozenset[Ip]) -> int:
+    def _forget(self, conntrack: Forgets, opened: list[Transition], addresses: frozenset[Ip]) -> Counter[int]:
         # The way in alone is what several transitions of one service port have in common.
         ways = {(name, _way(one)): None for name, old, new in opened for one in stale(old, new)}
-        judge = Judge([self._as_of_now(name, way) for name, way in ways], addresses)
-        return conntrack.forget(judge) if ways else 0
+        flows: Counter[int] = Counter()
+        for family in (V4, V6):
+            some = [self._as_of_now(name, way) for name, way in ways if way.family == family]
+            if some:
+                flows[family] = conntrack.forget(Judge(some, addresses))
+        return flows
 
     def _as_of_now(self, name: ForwardKey, way: Stale) -> Stale:
         """With the endpoints that flows to it may stay with, none if the way in is gone."""

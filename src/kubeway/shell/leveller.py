@@ -40,7 +40,9 @@ class Counting(Protocol):
 
 
 class Leveller:
-    """`base`: the fragment that is never set aside. `withdraw` returns what it changes in the program."""
+    """`base`: the fragment that is never set aside. `withdraw` returns what it changes in
+    the program. `repair`: look for what others change, and undo it.
+    """
 
     def __init__(
         self,
@@ -54,15 +56,17 @@ class Leveller:
         aside: Aside[Hashable],
         record: records.Recorder,
         clock: Callable[[], float],
+        repair: bool = True,
     ) -> None:
         self._plane, self._linker = plane, linker
         self._base, self._withdraw, self._aside = base, withdraw, aside
         self._record, self._clock = record, clock
         self._counting = plane if isinstance(plane, Counting) else None
-        counted = self._counting is not None
-        poll, verify = (_POLL, inf) if counted else (inf, _VERIFY)
+        poll, verify = (_POLL, inf) if self._counting else (inf, _VERIFY)
+        if not repair:
+            poll, verify = inf, inf
         self.keeper = Keeper(linker.objects, mode.planes, law=law, poll=poll, verify=verify)
-        self._written, self._took = 0, 0.0
+        self._written, self._took, self._reading = 0, 0.0, 0.0
 
     async def level(self) -> KubewayError | None:
         """Read, write, repair. Returns what went wrong.
@@ -102,10 +106,11 @@ class Leveller:
             command = self.keeper.next(now)
         return command.until if isinstance(command, Nothing) else now
 
-    def take_tally(self) -> tuple[int, float]:
-        """How many changes were written since this was last asked, and the seconds that took."""
-        tally = self._written, self._took
-        self._written, self._took = 0, 0.0
+    def take_tally(self) -> tuple[int, float, float]:
+        """How many changes were written since this was last asked, the seconds that took, and
+        those that reading took."""
+        tally = self._written, self._took, self._reading
+        self._written, self._took, self._reading = 0, 0.0, 0.0
         return tally
 
     def poll(self) -> None:
@@ -120,6 +125,7 @@ class Leveller:
     # --- commands ---------------------------------------------------------------------
 
     async def _read(self) -> KubewayError | None:
+        began = self._clock()
         try:
             generation = self._generation()
             objects = await self._plane.read()
@@ -129,6 +135,7 @@ class Leveller:
         except KubewayError as error:
             self.keeper.lost()
             return error
+        self._reading += self._clock() - began
         before = self.keeper.cause
         difference = self.keeper.read_done(objects, self._clock(), generation)
         # A repair that failed and is tried again is no new drift.
