@@ -119,6 +119,23 @@ def one_change(all_worlds: list[World], count: int, rows: _Rows) -> None:
     )
 
 
+def cluster(services: int, idle: float, count: int, rows: _Rows, limits: bool) -> None:
+    found = measure("cluster", services, 5, idle, count)
+    took = sorted(found["took"])
+    middle, late = median(took) * 1000, quantiles(took, n=100)[98] * 1000
+    name = f"{services:,} x 5 from an API server"
+
+    def row(what: str, figure: str, limit: str, held: bool) -> None:
+        rows.append((f"{name}: {what}", figure, limit if limits else "", held if limits else None))
+
+    row("process start to /readyz", f"{found['ready']:.2f} s", "<= 2 s", found["ready"] <= 2)
+    row("peak memory", f"{found['peak']} MiB", "<= 200 MiB", found["peak"] <= 200)
+    row("CPU when idle", f"{found['idle']:.2%} of a core", "<= 0.5 %", found["idle"] <= 0.005)
+    figure = f"p50 {middle:.2f} ms, p99 {late:.2f} ms, {len(took)} of {count}"
+    held = middle <= 3 and late <= 15 and len(took) == count
+    row("100 changes a second, sent to acked", figure, "p50 <= 3 ms, p99 <= 15 ms", held)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small worlds only")
@@ -131,6 +148,7 @@ def main() -> int:
             first_sync(small, 2, rows, limits=False)
             cold_start(small, 1, rows, 0, 0)
             one_change([World(place, 20, 5), small], 20, rows)
+            cluster(200, 1, 50, rows, limits=False)
         else:
             thousand, ten = World(place, 1_000, 5), World(place, 10_000, 5)
             first_sync(ten, 5, rows, limits=True)
@@ -142,6 +160,7 @@ def main() -> int:
             growth = large_ready / ten_ready
             rows.append((f"{large} / {ten}: process start to /readyz", f"{growth:.2f}", "<= 5", growth <= 5))
             one_change([large], 100, rows)
+            cluster(10_000, 20, 1000, rows, limits=True)
     return report(rows)
 
 
