@@ -21,6 +21,8 @@ from kubeway.model.store import Snapshot
 from kubeway.model.view import node_facts, node_view
 from kubeway.planes.nft import fields
 from kubeway.planes.nft.objects import Element, Family, Set, set_key
+from kubeway.planes.xtables import objects as xtables
+from kubeway.planes.xtables.text import show_rule
 from kubeway.program.link import Linker, Name
 from kubeway.program.plane import Mode
 from kubeway.program.program import Fragment, Key, Object
@@ -67,13 +69,14 @@ def program(world: World, mode: Mode) -> Linker:
 
 def rows(linker: Linker, family: Family | None = None) -> list[dict[str, Any]]:
     """The program as a list for JSON: where each object lies, what it is, whose it is."""
+    origins = linker.origins()
     return [
         {
             "plane": key.plane,
             "kind": key.kind,
             "name": _name(key, linker.objects),
             "object": _object(key, linker.objects),
-            "origin": str(linker.origin(key)),
+            "origin": str(origins[key]),
         }
         for key in sorted(linker.objects)
         if family is None or key.name[0] == family
@@ -102,6 +105,10 @@ def _name(key: Key, objects: Mapping[Key, Object]) -> list[str]:
 
 def _object(key: Key, objects: Mapping[Key, Object]) -> Any:
     value = objects[key]
+    if isinstance(value, xtables.Rules):
+        return {"rules": [show_rule(rule, key.name[0]) for rule in value.rules]}
+    if isinstance(value, xtables.Rule):
+        return {"rule": show_rule(value, key.name[0])}
     shown = _plain(msgspec.to_builtins(value, builtin_types=(bytes,)))
     if isinstance(value, Element):
         kind = _set(key, objects)

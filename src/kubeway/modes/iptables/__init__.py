@@ -1,0 +1,29 @@
+"""
+iptables mode: Forwards to chains of iptables and ip6tables, under the names kube-proxy gave them.
+
+A packet finds its Service in a tree over its destination: the branches of one chain are the
+prefixes of the next length that hold Services, down to 16 addresses and their ports. So it meets
+a few dozen rules, whatever the number of Services, and a Service more or less is one rule more
+or less. Node ports stand in a tree over the port, local endpoints in one over the client's address.
+
+A service port has a chain that draws its endpoint; a rule of it sends the packet there. There is
+no chain per endpoint: a client that meets itself is found on the way out (`KUBE-BY-CLIENT`), and
+a client is remembered by a rule of the same chain (`recent`). So an endpoint more or less
+rewrites one chain.
+
+In filter, what is not sent anywhere is refused: clients outside the source ranges first, then
+ways in without endpoints, then what is left of cluster IPs. All of that looks only at packets
+that were not translated.
+
+The meaning is the model's (`kubeway.model.oracle`); the laws compare the two.
+
+    layout   names, trees
+    base     jumps and chains that are there even with no service
+    dispatch how a way in is found: the branches that lead to it
+    picks    the chains of one service port: what to masquerade, and which endpoint
+    mode     what one service port adds; where a packet can end
+"""
+
+from kubeway.modes.iptables.mode import IPTABLES, IptablesMode
+
+__all__ = ["IPTABLES", "IptablesMode"]

@@ -1,0 +1,167 @@
+"""
+What is there even with no service: jumps at the hooks, and the chains they lead to.
+
+Source of names, jumps and their order: kube-proxy-behaviour 5.2 to 5.4. What differs, and why:
+
+- Filter looks only at packets that were not translated: one that was has met its fate.
+- KUBE-SERVICES in filter refuses every way in that serves nobody, not cluster IPs alone, and then what
+  is left of cluster IPs; so packets made here are answered as others are.
+- KUBE-FIREWALL is not touched: what it is for is not in this version, and kubelets put rules there, too.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kubeway.model.node import FamilyView
+from kubeway.modes.iptables import dispatch
+from kubeway.modes.iptables.dispatch import TREES, Tree
+from kubeway.modes.iptables.layout import (
+    CHAIN,
+    EXTERNAL_SERVICES,
+    FAMILIES,
+    FIREWALL,
+    FORWARD,
+    LOOPBACKS,
+    MARK_MASQ,
+    NODE_PORTS,
+    POSTROUTING,
+    SERVICES,
+)
+from kubeway.planes.xtables.objects import (
+    Accept,
+    AddrType,
+    Comment,
+    CtState,
+    Destination,
+    Drop,
+    Jump,
+    Mark,
+    MarkXset,
+    Masquerade,
+    Match,
+    Return,
+    Rule,
+    Rules,
+    TableName,
+    chain_key,
+    jump_key,
+    rules_key,
+)
+from kubeway.program.program import Key, Object
+from kubeway.values import host_prefix, parse_prefix
+
+_PORTALS: Final = "kubernetes service portals"
+_EXTERNAL: Final = "kubernetes externally-visible service portals"
+_BALANCER: Final = "kubernetes load balancer firewall"
+_NODE_PORTS_LAST: Final = "kubernetes service nodeports; NOTE: this must be the last rule in this chain"
+
+_NEW: Final = CtState(("NEW",))
+_TRANSLATED: Final = CtState(("DNAT",))
+
+# In the order in which they stand at the top of each chain: where to, only new flows, why.
+_JUMPS: Final[dict[tuple[TableName, str], tuple[tuple[str, bool, str], ...]]] = {
+    ("filter", "INPUT"): (
+        (FIREWALL, True, _BALANCER),
+        (NODE_PORTS, False, "kubernetes health check service ports"),
+        (EXTERNAL_SERVICES, True, _EXTERNAL),
+    ),
+    ("filter", "FORWARD"): (
+        (FIREWALL, True, _BALANCER),
+        (FORWARD, False, "kubernetes forwarding rules"),
+        (SERVICES, True, _PORTALS),
+        (EXTERNAL_SERVICES, True, _EXTERNAL),
+    ),
+    ("filter", "OUTPUT"): ((FIREWALL, True, _BALANCER), (SERVICES, True, _PORTALS)),
+    ("nat", "PREROUTING"): ((SERVICES, False, _PORTALS),),
+    ("nat", "OUTPUT"): ((SERVICES, False, _PORTALS),),
+    ("nat", "POSTROUTING"): ((POSTROUTING, False, "kubernetes postrouting rules"),),
+}
+
+
+def base(number: int, view: FamilyView, mark: int) -> dict[Key, Object]:
+    """Of one family; `mark` is the bit that means masquerade."""
+    family = FAMILIES[number]
+    objects: dict[Key, Object] = {}
+    for (table, hook), jumps in _JUMPS.items():
+        for at, (chain, new, why) in enumerate(jumps, 1):
+            matches: tuple[Match, ...] = (_NEW, Comment(why)) if new else (Comment(why),)
+            objects[jump_key(family, table, hook, at)] = Rule(matches, Jump(chain))
+    for tree in TREES:
+        objects[chain_key(family, tree.table, tree.root)] = CHAIN
+    for (table, chain), rules in {**_nat(view, mark), **_filter(view, mark)}.items():
+        objects[chain_key(family, table, chain)] = CHAIN
+        objects[rules_key(family, table, chain)] = Rules(tuple(rules))
+    return objects
+
+
+def _nat(view: FamilyView, mark: int) -> dict[tuple[TableName, str], list[Rule]]:
+    return {
+        # An address keeps its port where nobody serves it: what leads there ends in nat's ACCEPT, so that no
+        # node port of the same number steps in.
+        ("nat", SERVICES): [
+            _into(dispatch.WAYS_IN),
+            *_to_node(view, Jump(NODE_PORTS), _NODE_PORTS_LAST),
+        ],
+        ("nat", NODE_PORTS): [_into(dispatch.NODE_PORTS_IN)],
+        ("nat", POSTROUTING): [
+            Rule((_TRANSLATED, Mark(mark, mark, invert=True)), Jump(dispatch.CLIENTS.root)),
+            Rule((Mark(mark, mark, invert=True),), Return()),
+            # The bit goes out with the packet's first pass: a packet that comes by again (through a tunnel,
+            # say) is not masqueraded twice.
+            Rule((), MarkXset(mark, 0)),
+            Rule((Comment("kubernetes service traffic requiring SNAT"),), Masquerade()),
+        ],
+        ("nat", MARK_MASQ): [Rule((), MarkXset(mark, mark))],
+    }
+
+
+def _filter(view: FamilyView, mark: int) -> dict[tuple[TableName, str], list[Rule]]:
+    translated = Rule((_TRANSLATED,), Return())
+    unallocated = [
+        Rule((*_destination(str(cidr)), Comment("no such cluster IP")), Drop()) for cidr in view.service_cidrs
+    ]
+    return {
+        ("filter", FIREWALL): [translated, _into(dispatch.FIREWALLED)],
+        ("filter", SERVICES): [
+            translated,
+            _into(dispatch.REFUSED),
+            _into(dispatch.CLUSTER_IPS),
+            *unallocated,
+        ],
+        ("filter", EXTERNAL_SERVICES): [
+            translated,
+            _into(dispatch.REFUSED),
+            *_to_node(view, Jump(dispatch.NODE_PORTS_REFUSED.root), "kubernetes service nodeports"),
+        ],
+        # Forwards know no health-check node ports; the chain is there for who looks for it.
+        ("filter", NODE_PORTS): [],
+        ("filter", FORWARD): [
+            Rule((Comment("kubernetes forwarding rules"), Mark(mark, mark)), Accept()),
+            Rule(
+                (
+                    Comment("kubernetes forwarding conntrack rule"),
+                    CtState(("RELATED", "ESTABLISHED")),
+                ),
+                Accept(),
+            ),
+        ],
+    }
+
+
+def _into(tree: Tree) -> Rule:
+    return Rule((), Jump(tree.root))
+
+
+def _destination(cidr: str, invert: bool = False) -> tuple[Destination, ...]:
+    """A prefix of length zero is no match: iptables does not keep it."""
+    prefix = parse_prefix(cidr)
+    return (Destination(prefix, invert),) if prefix.length else ()
+
+
+def _to_node(view: FamilyView, target: Jump, comment: str) -> list[Rule]:
+    """The packet's destination is an address that accepts node ports."""
+    if view.node_ports is None:
+        not_loopback = _destination(LOOPBACKS[view.family], invert=True)
+        return [Rule((*not_loopback, Comment(comment), AddrType("dst")), target)]
+    return [Rule((Destination(host_prefix(ip)), Comment(comment)), target) for ip in view.node_ports]

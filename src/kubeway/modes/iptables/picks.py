@@ -1,0 +1,191 @@
+"""
+The chains of one service port: whom to masquerade, which list of endpoints, which endpoint.
+
+The chances of a list come from its rules in turn: of n endpoints the first is taken by one packet
+of n, the second by one of n - 1 of those left, and the last by all that are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Final
+
+from kubeway.model.forward import Endpoint, Forward, Frontend
+from kubeway.model.node import Detector, NodeView
+from kubeway.modes.iptables.layout import CHAIN, MARK_MASQ, front_of, list_of, suffix
+from kubeway.planes.xtables.objects import (
+    Accept,
+    AddrType,
+    Comment,
+    Destination,
+    Dnat,
+    Dport,
+    Drop,
+    Family,
+    InInterface,
+    Jump,
+    Match,
+    Protocol,
+    Random,
+    Recent,
+    Return,
+    Rule,
+    Rules,
+    Source,
+    TableName,
+    chain_key,
+    rules_key,
+)
+from kubeway.program.program import Key, Object
+from kubeway.values import Prefix, Proto, host_prefix
+
+_MASQUERADE: Final = Jump(MARK_MASQ)
+_FROM_HERE: Final = AddrType("src")
+
+
+class Picks:
+    """The chains of one service port, made as ways in ask for them."""
+
+    def __init__(self, objects: dict[Key, Object], family: Family, forward: Forward, view: NodeView) -> None:
+        self.objects, self.family, self.forward, self.view = objects, family, forward, view
+        self.name = str(forward.name)
+        self.proto = Protocol(forward.proto)
+        self.detector = view.family(forward.family).detector
+
+    def cluster_ip(self, frontend: Frontend) -> str:
+        """The chain for a cluster IP."""
+        forward = self.forward
+        assert frontend.ip is not None
+        hidden: tuple[tuple[Match, ...], ...] = ()
+        if self.view.masquerade_all:
+            hidden = ((),)
+        elif self.detector is not None:
+            hidden = outside(self.detector)
+        # Other ways in may lead to the same chain; they have had their marks.
+        to_it = (Destination(host_prefix(frontend.ip)),)
+        ends = (self.proto, Comment(f"{self.name} cluster IP"), Dport(forward.proto, frontend.port))
+        first = [Rule(_in_order(*each, *to_it, *ends), _MASQUERADE) for each in hidden]
+        return self._list(forward.internal_local, "", frontend, first)
+
+    def external(self, frontend: Frontend) -> str:
+        """The chain for any other way in: its own if clients are remembered, else one for all of them."""
+        forward = self.forward
+        ending = front_of(frontend, forward.proto) if forward.affinity else ""
+        chain = f"KUBE-EXT-{suffix(forward, ending)}"
+        if rules_key(self.family, "nat", chain) in self.objects:
+            return chain
+        everyone = Jump(self._list(False, ending, frontend))
+        if not forward.external_local:
+            comment = Comment(f"masquerade traffic for {self.name} external destinations")
+            return self._add("nat", chain, [Rule((comment,), _MASQUERADE), Rule((), everyone)])
+        comment = Comment(f"pod traffic for {self.name} external destinations")
+        pods = () if self.detector is None else inside(self.detector)
+        rules = [Rule(_in_order(*each, comment), everyone) for each in pods]
+        comment = Comment(f"masquerade LOCAL traffic for {self.name} external destinations")
+        rules.append(Rule((comment, _FROM_HERE), _MASQUERADE))
+        comment = Comment(f"route LOCAL traffic for {self.name} external destinations")
+        rules.append(Rule((comment, _FROM_HERE), everyone))
+        if forward.local:
+            rules.append(Rule((), Jump(self._list(True, ending, frontend))))
+        else:
+            rules.append(Rule((Comment(f"{self.name} has no local endpoints, filter drops it"),), Accept()))
+        return self._add("nat", chain, rules)
+
+    def firewalled(self, frontend: Frontend, sources: tuple[Prefix, ...], into: str) -> str:
+        """The chain that lets only clients from `sources` go on to the chain `into`."""
+        comment = Comment(f"{self.name} loadbalancer IP")
+        rules = [Rule((*_source(source), comment), Jump(into)) for source in sources]
+        comment = Comment(f"other traffic to {self.name} will be dropped by KUBE-PROXY-FIREWALL")
+        rules.append(Rule((comment,), Accept()))
+        return self._add("nat", self.firewall_name(frontend), rules)
+
+    def firewall(self, frontend: Frontend, sources: tuple[Prefix, ...]) -> str:
+        """Its other half, in filter."""
+        rules = [Rule(_source(source), Return()) for source in sources]
+        rules.append(Rule((), Drop()))
+        return self._add("filter", self.firewall_name(frontend), rules)
+
+    def firewall_name(self, frontend: Frontend) -> str:
+        forward = self.forward
+        first = next(one for one in forward.frontends if one.sources is not None)
+        # Nearly always all load balancer addresses of a service port are alike in this.
+        alike = first.sources == frontend.sources and not forward.affinity
+        return f"KUBE-FW-{suffix(forward, '' if alike else front_of(frontend, forward.proto))}"
+
+    def _list(self, local: bool, ending: str, frontend: Frontend, first: list[Rule] | None = None) -> str:
+        """The chain that draws one of a list, with `first` before that."""
+        forward = self.forward
+        chain = f"KUBE-{'SVL' if local else 'SVC'}-{suffix(forward, ending)}"
+        key = rules_key(self.family, "nat", chain)
+        held = self.objects.get(key)
+        if held is not None and not first:
+            return chain
+        endpoints = forward.local if local else forward.cluster
+        if forward.affinity:
+            front = front_of(frontend, forward.proto)
+            drawn = _sticky(endpoints, self.proto, forward.affinity, front)
+        else:
+            drawn = _drawn(endpoints, self.proto)
+        return self._add("nat", chain, [*(first or ()), *drawn])
+
+    def _add(self, table: TableName, chain: str, rules: list[Rule]) -> str:
+        self.objects[chain_key(self.family, table, chain)] = CHAIN
+        self.objects[rules_key(self.family, table, chain)] = Rules(tuple(rules))
+        return chain
+
+
+def _drawn(endpoints: tuple[Endpoint, ...], proto: Protocol) -> Iterator[Rule]:
+    left = len(endpoints)
+    for endpoint in endpoints:
+        yield Rule(_one_of(proto.proto, left), Dnat(endpoint.ip, endpoint.port))
+        left -= 1
+
+
+def _sticky(endpoints: tuple[Endpoint, ...], proto: Protocol, seconds: int, front: str) -> Iterator[Rule]:
+    """First those clients whose endpoint is known; then draw, and know it."""
+    lists = [list_of(front, endpoint) for endpoint in endpoints]
+    for name, endpoint in zip(lists, endpoints, strict=True):
+        yield Rule((proto, Recent(name, "update", seconds)), Dnat(endpoint.ip, endpoint.port))
+    left = len(endpoints)
+    for name, endpoint in zip(lists, endpoints, strict=True):
+        yield Rule((*_one_of(proto.proto, left), Recent(name, "set")), Dnat(endpoint.ip, endpoint.port))
+        left -= 1
+
+
+@lru_cache(maxsize=4096)
+def _one_of(proto: Proto, left: int) -> tuple[Match, ...]:
+    return (Protocol(proto), Random(left)) if left > 1 else (Protocol(proto),)
+
+
+# --- who it is from --------------------------------------------------------------------
+# Alternatives of matches, each of which is enough: none at all, and it is never so; an empty one,
+# and it always is.
+
+
+def inside(detector: Detector) -> tuple[tuple[Match, ...], ...]:
+    """The client is a pod of this cluster."""
+    if detector.prefix is None:
+        return ((InInterface(detector.interface, detector.kind == "interface-prefix"),),)
+    return (_source(detector.prefix),)
+
+
+def outside(detector: Detector) -> tuple[tuple[Match, ...], ...]:
+    """The client is no pod of this cluster."""
+    if detector.prefix is None:
+        return ((InInterface(detector.interface, detector.kind == "interface-prefix", invert=True),),)
+    return ((Source(detector.prefix, invert=True),),) if detector.prefix.length else ()
+
+
+def _source(prefix: Prefix) -> tuple[Match, ...]:
+    """A prefix of length zero is no match: iptables does not keep it."""
+    return (Source(prefix),) if prefix.length else ()
+
+
+_HEADER: Final = (Source, Destination, InInterface, Protocol)
+
+
+def _in_order(*matches: Match) -> tuple[Match, ...]:
+    """What iptables keeps in a rule's head comes first, in its order."""
+    head = [m for kind in _HEADER for m in matches if isinstance(m, kind)]
+    return (*head, *(m for m in matches if not isinstance(m, _HEADER)))

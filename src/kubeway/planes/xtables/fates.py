@@ -1,0 +1,346 @@
+"""
+What a program does to the first packet of a flow: every end, with its exact chance.
+
+A packet goes through the tables in the kernel's order, rule by rule; where a rule draws
+lots it falls into two branches, so nothing is sampled. Knows rules and the order of hooks
+and tables; what a Service is it need not know.
+
+Source: net/ipv4/netfilter/ip_tables.c (ipt_do_table), nf_nat_core.c (nf_nat_inet_fn),
+xt_conntrack.c, xt_recent.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Final, cast
+
+from kubeway.errors import KubewayError
+from kubeway.model.addresses import is_loopback
+from kubeway.model.packet import DROP, PASS, REJECT, Fate, Fates, Packet
+from kubeway.planes.xtables.objects import (
+    PLANE,
+    Accept,
+    AddrType,
+    Chain,
+    Comment,
+    CtState,
+    Destination,
+    Dnat,
+    Dport,
+    Drop,
+    Family,
+    Goto,
+    InInterface,
+    Jump,
+    Mark,
+    MarkXset,
+    Masquerade,
+    Match,
+    Protocol,
+    Random,
+    Recent,
+    Reject,
+    Return,
+    Rule,
+    Rules,
+    Source,
+    TableName,
+)
+from kubeway.planes.xtables.text import show_rule
+from kubeway.program.program import Key
+from kubeway.values import Ip
+
+__all__ = ["Memory", "Unknowable", "fates"]
+
+# More chains than any packet goes through: the kernel lets no circle in, a program made by hand may hold one.
+_CHAINS: Final = 4096
+_MARK_BITS: Final = 0xFFFFFFFF
+
+# The tables of each hook, in the order of their priorities.
+_TABLES: Final[Mapping[str, tuple[TableName, ...]]] = {
+    "PREROUTING": ("mangle", "nat"),
+    "INPUT": ("mangle", "filter", "nat"),
+    "FORWARD": ("mangle", "filter"),
+    "OUTPUT": ("mangle", "nat", "filter"),
+    "POSTROUTING": ("mangle", "nat"),
+}
+
+Memory = frozenset[tuple[str, Ip]]
+"""Which clients the recent lists hold, by name of the list."""
+
+_FORGOTTEN: Final[Memory] = frozenset()
+
+
+class Unknowable(KubewayError):
+    """Nobody can say where the packet ends: the program holds what kubeway does not use."""
+
+
+def fates(
+    objects: Mapping[Key, object],
+    packet: Packet,
+    addresses: frozenset[Ip],
+    trail: list[str] | None = None,
+    dynamic: Memory = _FORGOTTEN,
+) -> Fates:
+    """Every end of the first packet of a flow, each with its chance; they add up to 1.
+
+    `addresses` are this node's own. `dynamic` is what packets put into recent lists
+    before, and not too long ago. `trail` is given a line for each rule that applied;
+    where the program draws lots it follows the first endpoint. Raises Unknowable if the
+    packet meets a match, target or chain that kubeway does not understand.
+    """
+    world = _World(objects, packet, addresses)
+    ends: dict[Fate, Fraction] = {}
+    flows = [_Flow(world, dynamic, trail)]
+    while flows:
+        flow = flows.pop()
+        end = flow.run()
+        if isinstance(end, Fate):
+            ends[end] = ends.get(end, Fraction(0)) + flow.chance
+        else:
+            flows += reversed(end)
+    return ends
+
+
+class _World:
+    """What is the same in every branch: the program, the packet as it came, the node."""
+
+    def __init__(self, objects: Mapping[Key, object], packet: Packet, addresses: frozenset[Ip]) -> None:
+        self.packet = packet
+        self.addresses = addresses
+        self.family: Family = "ip" if len(packet.dst) == 4 else "ip6"
+        self._chains: dict[tuple[str, str], list[Rule]] = {}
+        branches: list[tuple[Key, Rule]] = []
+        jumps: list[tuple[Key, Rule]] = []
+        for key, thing in objects.items():
+            if key.plane != PLANE or key.name[0] != self.family:
+                continue
+            if key.kind == "branch":
+                branches.append((key, cast(Rule, thing)))
+            elif key.kind == "jump":
+                jumps.append((key, cast(Rule, thing)))
+            elif isinstance(thing, Rules):
+                self._rules(key).extend(thing.rules)
+            elif isinstance(thing, Chain):
+                self._rules(key)
+        # Jumps are in the order of their numbers; of branches the order means nothing, but is fixed.
+        for key, rule in (*sorted(jumps, key=_key), *sorted(branches, key=_key)):
+            self._rules(key).append(rule)
+
+    def _rules(self, key: Key) -> list[Rule]:
+        return self._chains.setdefault((key.name[1], key.name[2]), [])
+
+    def hooked(self, table: str, hook: str) -> list[Rule]:
+        """Ours in a built-in chain."""
+        return self._chains.get((table, hook), [])
+
+    def rules(self, table: str, chain: str) -> list[Rule]:
+        found = self._chains.get((table, chain))
+        if found is None:
+            raise Unknowable(f"chain {chain} of table {table} is not in the program")
+        return found
+
+    def is_local(self, ip: bytes) -> bool:
+        return is_loopback(ip) or ip in self.addresses
+
+
+def _key(pair: tuple[Key, Rule]) -> Key:
+    return pair[0]
+
+
+class _Flow:
+    """One branch: a packet on its way, where it is in the program, and how likely that is."""
+
+    def __init__(self, world: _World, memory: Memory, trail: list[str] | None) -> None:
+        packet = world.packet
+        self.world = world
+        self.memory = memory
+        self.trail = trail
+        self.chance = Fraction(1)
+        self.dst = packet.dst
+        self.port = packet.port
+        self.iif = packet.iif
+        self.mark = 0
+        self.states = frozenset({"NEW"})
+        self.translated = self.masqueraded = False
+        # Which of its addresses have been decided, be it that they stay: a flow is asked once.
+        self.decided: frozenset[str] = frozenset()
+        self.hook = ""
+        self.tables: tuple[TableName, ...] = ()  # of this hook, still to come
+        self.table: TableName = "filter"
+        self.chain = ""
+        self.entered = 0
+        self.stack: list[tuple[str, list[Rule], int]] = []
+        self.rules: list[Rule] = []
+        self.index = 0  # of the rule
+        self.at = 0  # of the match in it
+
+    def run(self) -> Fate | list[_Flow]:
+        """Its end, or the two branches it falls into."""
+        while self.seek():
+            rule = self.rules[self.index]
+            applies = True
+            while applies and self.at < len(rule.matches):
+                match = rule.matches[self.at]
+                self.at += 1
+                if isinstance(match, Random) and match.of > 1:
+                    return self.fork(match.of)
+                applies = self.matches(match)
+            self.index, self.at = self.index + 1, 0
+            if not applies:
+                continue
+            if self.trail is not None:
+                self.trail.append(
+                    f"{self.hook} {self.table} {self.chain}: {show_rule(rule, self.world.family)}"
+                )
+            if isinstance(rule.target, Drop):
+                return DROP
+            if isinstance(rule.target, Reject):
+                return REJECT
+            self.obey(rule)
+        if not self.translated:
+            return PASS
+        return Fate("endpoint", self.dst, self.port, self.masqueraded)
+
+    def fork(self, of: int) -> list[_Flow]:
+        """It is the one, and the trail goes with it; or one of the others, whom the rule lets by."""
+        one, others = self.copy(), self.copy()
+        one.chance /= of
+        others.chance -= one.chance
+        others.trail = None
+        others.index, others.at = self.index + 1, 0
+        return [one, others]
+
+    def copy(self) -> _Flow:
+        other = _Flow.__new__(_Flow)
+        other.__dict__.update(self.__dict__)
+        other.stack = self.stack[:]
+        return other
+
+    # --- matches and targets ------------------------------------------------------
+
+    def matches(self, match: Match) -> bool:
+        packet = self.world.packet
+        match match:
+            case Source(prefix, invert):
+                return prefix.holds(packet.src) != invert
+            case Destination(prefix, invert):
+                return prefix.holds(self.dst) != invert
+            case InInterface(name, begins, invert):
+                return (self.iif.startswith(name) if begins else self.iif == name) != invert
+            case Protocol(proto):
+                return packet.proto == proto
+            case Dport(proto, port, last):
+                return packet.proto == proto and port <= self.port <= (last or port)
+            case AddrType(of):
+                return self.world.is_local(packet.src if of == "src" else self.dst)
+            case CtState(states, invert):
+                return (not self.states.isdisjoint(states)) != invert
+            case Mark(value, mask, invert):
+                return (self.mark & mask == value) != invert
+            case Recent():
+                return self.recent(match)
+            case Comment() | Random():
+                return True
+            case _:
+                words = " ".join(match.words)
+                raise Unknowable(f"chain {self.chain} asks for {words}, which kubeway does not use")
+
+    def recent(self, match: Recent) -> bool:
+        entry = match.name, self.world.packet.src
+        if match.op == "set":
+            self.memory |= {entry}
+        return entry in self.memory
+
+    def obey(self, rule: Rule) -> None:
+        """Do what the rule's target says, unless that ends the packet."""
+        match rule.target:
+            case None:
+                pass
+            case Jump(chain):
+                self.stack.append((self.chain, self.rules, self.index))
+                self.enter(chain)
+            case Goto(chain):
+                self.enter(chain)
+            case Return():
+                self.rules = []
+            case MarkXset(value, mask):
+                self.mark = (self.mark & ~mask ^ value) & _MARK_BITS
+            case Dnat(ip, port):
+                self.translate(ip, port)
+                self.leave()
+            case Masquerade():
+                self.masqueraded = True
+                self.states |= {"SNAT"}
+                self.decided |= {"src"}
+                self.leave()
+            case Accept():
+                self.leave()
+            case _:
+                shown = show_rule(rule, self.world.family)
+                raise Unknowable(f"chain {self.chain}: {shown}: kubeway does not use that")
+
+    def translate(self, ip: Ip, port: int) -> None:
+        # The kernel says DNAT of a flow only if that changes anything.
+        if (ip, port) != (self.dst, self.port):
+            self.states |= {"DNAT"}
+        self.dst, self.port = ip, port
+        self.translated = True
+        self.decided |= {"dst"}
+
+    def leave(self) -> None:
+        """Nothing else of this table is asked."""
+        self.stack, self.rules = [], []
+
+    # --- the way through the program ---------------------------------------------
+
+    def seek(self) -> bool:
+        """Stand before the next rule; False if the packet has been through all."""
+        while self.index >= len(self.rules):
+            if self.stack:
+                self.chain, self.rules, self.index = self.stack.pop()
+            elif not self.next_table():
+                return False
+        return True
+
+    def next_table(self) -> bool:
+        while self.tables or self.next_hook():
+            self.table, *rest = self.tables
+            self.tables = tuple(rest)
+            if self.table == "nat" and self.address in self.decided:
+                continue
+            self.chain, self.rules, self.index = self.hook, self.world.hooked(self.table, self.hook), 0
+            self.entered = 0
+            return True
+        return False
+
+    @property
+    def address(self) -> str:
+        """The address whose translation this hook decides."""
+        return "dst" if self.hook in ("PREROUTING", "OUTPUT") else "src"
+
+    def next_hook(self) -> bool:
+        """What was not translated at the last hook stays as it is (a null binding)."""
+        before, sent = self.hook, not self.world.packet.iif
+        if before not in ("", "FORWARD"):
+            self.decided |= {self.address}
+        if not before:
+            self.hook = "OUTPUT" if sent else "PREROUTING"
+        elif before == "PREROUTING":
+            self.hook = "INPUT" if self.world.is_local(self.dst) else "FORWARD"
+        elif before in ("OUTPUT", "FORWARD"):
+            self.hook = "POSTROUTING"
+        elif before == "POSTROUTING" and sent and self.world.is_local(self.dst):
+            self.hook, self.iif = "PREROUTING", "lo"
+        else:
+            return False
+        self.tables = _TABLES[self.hook]
+        return True
+
+    def enter(self, chain: str) -> None:
+        self.entered += 1
+        if self.entered > _CHAINS:
+            raise Unknowable(f"chain {chain} leads back to itself")
+        self.rules, self.index = self.world.rules(self.table, chain), 0
+        self.chain = chain

@@ -1,0 +1,229 @@
+"""
+What an iptables table is made of, as values: chains, their rules, and our jumps in chains that
+are not ours.
+
+A rule is its matches, in order, and a target. What is compared with the kernel, printed for
+`iptables-restore`, read from `iptables-save` and run on packets by `fates` is one thing.
+
+Keys: `("chain", (family, table, chain))`, `("rules", (family, table, chain))` for chains of ours, and
+`("jump", (family, table, chain, number))` for the rules we have in a built-in chain, which others share:
+they stand at its top, in the order of their numbers, and everything else in it is left alone.
+
+Some chains of ours are lists that many service ports add to: their names begin with `BRANCHING`. Such a chain
+has no Rules object; each rule is one of its own, `("branch", (family, table, chain, spot))`, and the order of
+the rules means nothing, as no packet is decided by two of them. `spot` says what the rule matches.
+`family` is "ip" (iptables) or "ip6" (ip6tables).
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from kubeway.program.program import Key
+from kubeway.values import Ip, Prefix, Proto
+
+PLANE: Final = "xtables"
+KINDS: Final = ("chain", "rules", "branch", "jump")
+"""Ground first: rules name chains, branches name chains, jumps name chains."""
+
+BRANCHING: Final = "KUBE-BY-"
+"""How the names of chains begin whose rules are branches."""
+
+Family = Literal["ip", "ip6"]
+TableName = Literal["filter", "nat", "mangle"]
+
+
+def chain_key(family: Family, table: TableName, chain: str) -> Key:
+    return Key(PLANE, "chain", (family, table, chain))
+
+
+def rules_key(family: Family, table: TableName, chain: str) -> Key:
+    return Key(PLANE, "rules", (family, table, chain))
+
+
+def jump_key(family: Family, table: TableName, chain: str, number: int) -> Key:
+    return Key(PLANE, "jump", (family, table, chain, number))
+
+
+def branch_key(family: Family, table: TableName, chain: str, rule: Rule) -> Key:
+    return Key(PLANE, "branch", (family, table, chain, spot(rule)))
+
+
+def spot(rule: Rule) -> str:
+    """What a branch matches, comments left out; within a chain only one branch matches it."""
+    words = []
+    for one in rule.matches:
+        match one:
+            case Source(prefix, invert):
+                words.append(f"{'!' * invert}s {prefix}")
+            case Destination(prefix, invert):
+                words.append(f"{'!' * invert}d {prefix}")
+            case Protocol(proto):
+                words.append(f"p {proto}")
+            case Dport(_, port, last):
+                words.append(f"dport {port}:{last}" if last else f"dport {port}")
+            case Comment():
+                pass
+            case _:
+                words.append(repr(one))
+    return ", ".join(words)
+
+
+class Chain(Struct, frozen=True):
+    """A chain of ours."""
+
+
+# --- matches ------------------------------------------------------------------------
+
+
+class Source(Struct, frozen=True, tag=True):
+    prefix: Prefix
+    invert: bool = False
+
+
+class Destination(Struct, frozen=True, tag=True):
+    prefix: Prefix
+    invert: bool = False
+
+
+class InInterface(Struct, frozen=True, tag=True):
+    """`begins`: the name is the beginning of interfaces' names (`cni+`)."""
+
+    name: str
+    begins: bool = False
+    invert: bool = False
+
+
+class Protocol(Struct, frozen=True, tag=True):
+    proto: Proto
+
+
+class Dport(Struct, frozen=True, tag=True):
+    """The destination port of the protocol named before it (`-m tcp --dport 80`).
+
+    `last`, where not 0, makes it a range: `--dport 80:95`.
+    """
+
+    proto: Proto
+    port: int
+    last: int = 0
+
+
+class AddrType(Struct, frozen=True, tag=True):
+    """The packet's source or destination is an address of this node."""
+
+    of: Literal["src", "dst"]
+
+
+class CtState(Struct, frozen=True, tag=True):
+    """The flow is in one of the states, in iptables' order: INVALID, NEW, RELATED, ESTABLISHED, DNAT, …"""
+
+    states: tuple[str, ...]
+    invert: bool = False
+
+
+class Mark(Struct, frozen=True, tag=True):
+    value: int
+    mask: int
+    invert: bool = False
+
+
+class Random(Struct, frozen=True, tag=True):
+    """One packet of `of` (statistic, random): the kernel compares 31 random bits with 2^31 / of, rounded."""
+
+    of: int
+
+
+class Recent(Struct, frozen=True, tag=True):
+    """The client's address is in the list (checked within `seconds`, and reaped), or is put into it.
+
+    update: like check; and if it is there, its time begins anew.
+    """
+
+    name: str
+    op: Literal["check", "update", "set"]
+    seconds: int = 0
+
+
+class Comment(Struct, frozen=True, tag=True):
+    text: str
+
+
+class ForeignMatch(Struct, frozen=True, tag=True):
+    """A match kubeway does not use, as its words: somebody else's rule."""
+
+    words: tuple[str, ...]
+
+
+Match = (
+    Source | Destination | InInterface | Protocol | Dport | AddrType | CtState | Mark | Random | Recent
+    | Comment | ForeignMatch
+)  # fmt: skip
+
+# --- targets ------------------------------------------------------------------------
+
+
+class Jump(Struct, frozen=True, tag=True):
+    chain: str
+
+
+class Goto(Struct, frozen=True, tag=True):
+    chain: str
+
+
+class Return(Struct, frozen=True, tag=True):
+    pass
+
+
+class Accept(Struct, frozen=True, tag=True):
+    pass
+
+
+class Drop(Struct, frozen=True, tag=True):
+    pass
+
+
+class Reject(Struct, frozen=True, tag=True):
+    """ICMP port unreachable."""
+
+
+class MarkXset(Struct, frozen=True, tag=True):
+    """mark = (mark & ~mask) ^ value (`--set-xmark`); goes on with the next rule."""
+
+    value: int
+    mask: int
+
+
+class Masquerade(Struct, frozen=True, tag=True):
+    """With a random port where the tool knows how (`--random-fully`)."""
+
+    fully: bool = True
+
+
+class Dnat(Struct, frozen=True, tag=True):
+    ip: Ip
+    port: int
+
+
+class ForeignTarget(Struct, frozen=True, tag=True):
+    words: tuple[str, ...]
+
+
+Target = (
+    Jump | Goto | Return | Accept | Drop | Reject | MarkXset | Masquerade | Dnat | ForeignTarget
+)  # fmt: skip
+
+
+class Rule(Struct, frozen=True):
+    """`target` None: the rule only matches (and counts)."""
+
+    matches: tuple[Match, ...]
+    target: Target | None = None
+
+
+class Rules(Struct, frozen=True):
+    """The rules of a chain of ours, in order."""
+
+    rules: tuple[Rule, ...] = ()

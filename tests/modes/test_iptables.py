@@ -1,0 +1,364 @@
+"""What iptables mode makes of service ports, beyond its fates (tests/laws/test_fates.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from msgspec.structs import replace
+from tests.worlds import Doc, World, packet, service_cidr_doc, service_docs, world, worlds
+
+from kubeway.model.forward import Forward
+from kubeway.model.packet import DROP, REJECT
+from kubeway.modes.iptables import IPTABLES, IptablesMode
+from kubeway.modes.iptables.layout import front_text, hashed, suffix
+from kubeway.planes.xtables.objects import (
+    BRANCHING,
+    Comment,
+    CtState,
+    Dnat,
+    Goto,
+    Jump,
+    Recent,
+    Rule,
+    Rules,
+    branch_key,
+    rules_key,
+)
+from kubeway.program.link import Linker, Name
+from kubeway.program.plan import diff
+from kubeway.program.program import Fragment, Key, Object
+from kubeway.values import TCP, parse_ip, parse_prefix
+
+Fragments = dict[Name, Fragment | None]
+
+
+def fill(linker: Linker, w: World, mode: IptablesMode = IPTABLES) -> None:
+    linker.update({(f.name, f.family): mode.fragment(f, w.view) for f in w.forwards})
+
+
+def program(w: World) -> Mapping[Key, Object]:
+    linker = Linker()
+    linker.update({(): IptablesMode().base(w.view)})
+    fill(linker, w, IptablesMode())
+    return linker.objects
+
+
+def chain(objects: Mapping[Key, Object], name: str, family: str = "ip", table: str = "nat") -> list[Rule]:
+    found: Rules = objects[Key("xtables", "rules", (family, table, name))]
+    return list(found.rules)
+
+
+def chains(objects: Iterable[Key], beginning: str) -> set[str]:
+    return {key.name[2] for key in objects if key.kind == "chain" and key.name[2].startswith(beginning)}
+
+
+def one(**spec: Any) -> World:
+    return world(service_docs("shop/cart:http", **spec))
+
+
+def forward(w: World) -> Forward:
+    (found,) = w.forwards
+    return found
+
+
+def targets(rules: Iterable[Rule]) -> list[object]:
+    return [rule.target for rule in rules]
+
+
+# --- names ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        ("ns1/svc1:p80tcp", "XPGD46QRK7WJZT7O"),
+        ("ns1/svc1tcp", "AQI2S6QIMU7PVVRP"),
+        ("ns3/svc3:p80udp", "SGI4TAWZPNC67VHM"),
+        ("ns1/svc1:p80tcp10.180.0.1:80", "SXIVWICOYRO3J4NJ"),
+    ],
+)
+def test_hashes_are_kube_proxys(text: str, end: str) -> None:
+    assert hashed(text) == end
+
+
+def test_chains_of_a_service_port_have_kube_proxys_names() -> None:
+    w = world(service_docs("ns1/svc1:p80", endpoints=1))
+    assert suffix(forward(w)) == "XPGD46QRK7WJZT7O"
+    assert chains(program(w), "KUBE-SVC-") == {"KUBE-SVC-XPGD46QRK7WJZT7O"}
+
+
+def test_jumps_stand_as_kube_proxy_leaves_them() -> None:
+    objects = IPTABLES.base(one().view).objects
+    found: dict[tuple[str, str], list[tuple[str, bool]]] = {}
+    for key in sorted(key for key in objects if key.kind == "jump" and key.name[0] == "ip"):
+        rule = objects[key]
+        found.setdefault(key.name[1:3], []).append((rule.target.chain, CtState(("NEW",)) in rule.matches))
+    assert found == {
+        ("filter", "INPUT"): [
+            ("KUBE-PROXY-FIREWALL", True),
+            ("KUBE-NODEPORTS", False),
+            ("KUBE-EXTERNAL-SERVICES", True),
+        ],
+        ("filter", "FORWARD"): [
+            ("KUBE-PROXY-FIREWALL", True),
+            ("KUBE-FORWARD", False),
+            ("KUBE-SERVICES", True),
+            ("KUBE-EXTERNAL-SERVICES", True),
+        ],
+        ("filter", "OUTPUT"): [("KUBE-PROXY-FIREWALL", True), ("KUBE-SERVICES", True)],
+        ("nat", "PREROUTING"): [("KUBE-SERVICES", False)],
+        ("nat", "OUTPUT"): [("KUBE-SERVICES", False)],
+        ("nat", "POSTROUTING"): [("KUBE-POSTROUTING", False)],
+    }
+
+
+def test_every_way_in_is_told_by_a_comment() -> None:
+    w = one(
+        node_port=30080,
+        type="LoadBalancer",
+        ingress=["198.51.100.2"],
+        externalIPs=["198.51.100.1"],
+    )
+    told = {
+        match.text
+        for key, rule in program(w).items()
+        if key.kind == "branch" and key.name[1] == "nat"
+        for match in rule.matches
+        if isinstance(match, Comment)
+    }
+    assert told == {
+        "shop/cart:http cluster IP",
+        "shop/cart:http loadbalancer IP",
+        "shop/cart:http external IP",
+        "shop/cart:http",
+    }
+
+
+@given(worlds())
+def test_the_kernel_could_take_it(w: World) -> None:
+    """Names are short enough, what is named is there, and no way through it is too deep."""
+    objects = program(w)
+    rules: dict[tuple[str, str, str], list[Rule]] = {}
+    for key, thing in objects.items():
+        place = key.name[:3]
+        if key.kind == "chain":
+            rules.setdefault(place, [])
+            assert place[2].startswith("KUBE-")
+            assert len(place[2]) <= 28
+            assert place[2].startswith(BRANCHING) != (rules_key(*place) in objects)
+        elif key.kind == "rules":
+            assert Key("xtables", "chain", place) in objects
+            rules.setdefault(place, []).extend(thing.rules)
+        elif key.kind == "branch":
+            assert Key("xtables", "chain", place) in objects
+            assert key == branch_key(place[0], place[1], place[2], thing)
+            rules.setdefault(place, []).append(thing)
+        else:
+            rules.setdefault(place, []).append(thing)
+
+    def depth(place: tuple[str, str, str]) -> int:
+        below = [rule.target.chain for rule in rules[place] if isinstance(rule.target, Jump | Goto)]
+        return 1 + max((depth((*place[:2], chain)) for chain in below), default=0)
+
+    for key in objects:
+        if key.kind == "jump":
+            assert depth(key.name[:3]) <= 16
+    led_to = {
+        (*place[:2], rule.target.chain)
+        for place, held in rules.items()
+        for rule in held
+        if isinstance(rule.target, Jump | Goto)
+    }
+    unused = {key.name for key in objects if key.kind == "chain"} - led_to
+    # Nothing may be masqueraded, and no address may accept node ports.
+    assert {name[2] for name in unused} <= {"KUBE-MARK-MASQ", "KUBE-NODEPORTS", "KUBE-BY-PORT"}
+
+
+# --- how much there is, and how much changes --------------------------------------------
+
+
+def many(count: int) -> list[Doc]:
+    docs: list[Doc] = []
+    for n in range(count):
+        docs += service_docs(
+            f"shop/s{n}:http", vip=f"10.96.{n >> 8}.{n & 255}", node_port=30000 + n, endpoints=2
+        )
+    return docs
+
+
+def met(objects: Mapping[Key, Object], w: World, target: str) -> int:
+    """How many rules stand in the chains a packet goes through, at most."""
+    trail: list[str] = []
+    IPTABLES.fates(objects, w.view, packet("10.244.1.77", target), trail)
+    been = {tuple(line.split(":")[0].split()[1:]) for line in trail}
+    sizes: dict[tuple[str, str], int] = {}
+    for key, thing in objects.items():
+        place = key.name[1], key.name[2]
+        if key.name[0] == "ip" and place in been:
+            sizes[place] = sizes.get(place, 0) + (len(thing.rules) if key.kind == "rules" else 1)
+    return sum(sizes.values())
+
+
+def test_a_packet_meets_few_rules_whatever_the_number_of_services() -> None:
+    w = world(many(600))
+    objects = program(w)
+    for n in (0, 299, 599):
+        assert met(objects, w, f"10.96.{n >> 8}.{n & 255}:80") < 100
+        assert met(objects, w, f"203.0.113.10:{30000 + n}") < 120
+
+
+def test_one_endpoint_more_rewrites_one_chain() -> None:
+    was, now = program(one(endpoints=3, node="n2")), program(one(endpoints=4, node="n2"))
+    (change,) = diff(was, now)
+    assert (change.verb, change.key.kind) == ("set", "rules")
+    assert change.key.name[2].startswith("KUBE-SVC-")
+
+
+def test_one_endpoint_of_this_node_more_is_one_rule_more_beside_it() -> None:
+    was, now = program(one(endpoints=3)), program(one(endpoints=4))
+    changes = sorted((change.verb, change.key.kind) for change in diff(was, now))
+    assert changes == [("add", "branch"), ("set", "rules")]
+
+
+def test_a_service_beside_others_adds_its_own_rules_and_no_more() -> None:
+    others = [service_docs(f"shop/s{n}:http", vip=f"10.96.0.{n}", node="n2") for n in (1, 2, 4)]
+    docs = [doc for docs in others for doc in docs]
+    was = program(world(docs))
+    now = program(world([*docs, *service_docs("shop/cart:http", vip="10.96.0.3", node="n2")]))
+    changes = list(diff(was, now))
+    assert {change.verb for change in changes} == {"add"}
+    # Its chain and the rules in it; in nat the rule that leads to it, in filter the one about its cluster IP.
+    assert sorted(c.key.kind for c in changes) == ["branch", "branch", "chain", "rules"]
+
+
+@given(worlds(), worlds())
+def test_services_that_go_leave_nothing(first: World, other: World) -> None:
+    linker = Linker()
+    linker.update({(): IPTABLES.base(first.view)})
+    bare = dict(linker.objects)
+    fill(linker, first)
+    view = first.view
+    kept: Fragments = {(f.name, f.family): IPTABLES.fragment(f, view) for f in other.forwards}
+    gone: Fragments = {(f.name, f.family): None for f in first.forwards}
+    linker.update({**gone, **kept})
+    straight = Linker()
+    straight.update({(): IPTABLES.base(view), **kept})
+    assert dict(linker.objects) == dict(straight.objects)
+    linker.update(dict.fromkeys(kept))
+    assert dict(linker.objects) == bare
+
+
+def test_nothing_is_made_for_one_endpoint_alone() -> None:
+    objects = program(one(endpoints=5))
+    (svc,) = chains(objects, "KUBE-SVC-")
+    assert [t for t in targets(chain(objects, svc)) if isinstance(t, Jump)] == [Jump("KUBE-MARK-MASQ")]
+    assert sum(isinstance(t, Dnat) for t in targets(chain(objects, svc))) == 5
+    assert not chains(objects, "KUBE-SEP-")
+
+
+# --- what is particular to this mode ------------------------------------------------------
+
+
+def test_ways_in_share_chains_unless_clients_are_remembered() -> None:
+    spec: dict[str, Any] = {"node_port": 30080, "externalIPs": ["198.51.100.1"], "endpoints": 2}
+    plain = program(one(**spec))
+    assert len(chains(plain, "KUBE-EXT-")) == len(chains(plain, "KUBE-SVC-")) == 1
+    sticky = program(one(**spec, sessionAffinity="ClientIP"))
+    assert len(chains(sticky, "KUBE-EXT-")) == 2
+    assert len(chains(sticky, "KUBE-SVC-")) == 3
+
+
+def test_lists_of_clients_are_of_one_way_in_and_endpoint() -> None:
+    w = one(endpoints=2, externalIPs=["198.51.100.1"], sessionAffinity="ClientIP")
+    lists = [
+        (match.op, match.seconds, match.name)
+        for key, thing in program(w).items()
+        if key.kind == "rules"
+        for rule in thing.rules
+        for match in rule.matches
+        if isinstance(match, Recent)
+    ]
+    assert len(lists) == 8
+    assert {(op, seconds) for op, seconds, _ in lists} == {("update", 10800), ("set", 0)}
+    assert len({name for _, _, name in lists}) == 4
+    assert front_text(parse_ip("10.96.0.9"), TCP, 80) == "10.96.0.9:80/tcp"
+
+
+def test_a_draw_comes_before_remembering_it() -> None:
+    objects = program(one(endpoints=2, sessionAffinity="ClientIP"))
+    (svc,) = chains(objects, "KUBE-SVC-")
+    for rule in chain(objects, svc):
+        ops = [match.op for match in rule.matches if isinstance(match, Recent)]
+        if ops == ["set"]:
+            assert isinstance(rule.matches[-1], Recent)
+
+
+def test_an_address_of_this_node_keeps_its_port_from_node_ports() -> None:
+    docs = [
+        *service_docs("shop/a:http", vip="10.96.0.1", port=30080, endpoints=0, externalIPs=["203.0.113.10"]),
+        *service_docs("shop/b:http", vip="10.96.0.2", node_port=30080, endpoints=1),
+    ]
+    w = world(docs)
+    found = IPTABLES.fates(program(w), w.view, packet("8.8.8.8", "203.0.113.10:30080"))
+    assert dict(found) == {REJECT: 1}
+
+
+def test_who_is_not_let_in_is_dropped_though_a_node_port_has_the_number() -> None:
+    docs = [
+        *service_docs(
+            "shop/a:http",
+            vip="10.96.0.1",
+            port=30080,
+            endpoints=1,
+            type="LoadBalancer",
+            ingress=["203.0.113.10"],
+            loadBalancerSourceRanges=["198.18.0.0/15"],
+        ),
+        *service_docs("shop/b:http", vip="10.96.0.2", node_port=30080, endpoints=1),
+    ]
+    w = world(docs)
+    found = IPTABLES.fates(program(w), w.view, packet("8.8.8.8", "203.0.113.10:30080"))
+    assert dict(found) == {DROP: 1}
+
+
+def test_a_local_policy_with_nobody_here_leaves_nothing_to_a_node_port() -> None:
+    docs = [
+        *service_docs(
+            "shop/a:http",
+            vip="10.96.0.1",
+            port=30080,
+            node="n2",
+            externalIPs=["203.0.113.10"],
+            externalTrafficPolicy="Local",
+        ),
+        *service_docs("shop/b:http", vip="10.96.0.2", node_port=30080, endpoints=1),
+    ]
+    w = world(docs)
+    found = IPTABLES.fates(program(w), w.view, packet("8.8.8.8", "203.0.113.10:30080"))
+    assert dict(found) == {DROP: 1}
+
+
+def test_many_services_at_one_address_are_found_by_port() -> None:
+    docs: list[Doc] = []
+    for n in range(200):
+        docs += service_docs(
+            f"shop/s{n}:http", vip=f"10.96.0.{n}", port=1000 + 37 * n, externalIPs=["198.51.100.1"]
+        )
+    w = world(docs)
+    assert met(program(w), w, "198.51.100.1:4700") < 100
+
+
+def test_a_detector_that_takes_all_for_pods_needs_no_rule() -> None:
+    docs = [*service_docs("shop/cart:http", endpoints=1), service_cidr_doc()]
+    w = world(docs)
+    options = replace(w.options, cluster_cidrs=(parse_prefix("0.0.0.0/0"), parse_prefix("::/0")))
+    everyone = World(w.docs, options)
+    assert everyone.view.v4.detector is not None
+    objects = program(everyone)
+    (svc,) = chains(objects, "KUBE-SVC-")
+    assert len(chain(objects, svc)) == 1
+    asked = packet("8.8.8.8", "10.96.0.9:80")
+    assert dict(IPTABLES.fates(objects, everyone.view, asked)) == dict(everyone.oracle.fates(asked))
