@@ -19,9 +19,6 @@ from typing import Any
 
 import pytest
 import yaml
-from tests import charts, kustomizations
-from tests.apiserver.server import ApiServer
-from tests.kustomizations import Doc
 
 import kubeway
 from kubeway.cli import flags, goflags
@@ -34,6 +31,9 @@ from kubeway.shell.asked import settle
 from kubeway.shell.credentials import access
 from kubeway.shell.events import Events
 from kubeway.shell.options import Config, config
+from tests import charts, kustomizations
+from tests.apiserver.server import ApiServer
+from tests.kustomizations import Doc
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"

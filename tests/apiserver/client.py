@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, NamedTuple
 
 import aiohttp
+
 from tests.apiserver.history import RESOURCES
 
 Event = dict[str, Any]

@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.apiserver.history import KINDS, Doc
-from tests.apiserver.server import ApiServer
-
 from kubeway.errors import BadInput
 from kubeway.model.yamls import documents
+from tests.apiserver.history import KINDS, Doc
+from tests.apiserver.server import ApiServer
 
 SUFFIXES = (".yaml", ".yml", ".json")
 

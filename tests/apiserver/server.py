@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 from aiohttp import web
+
 from tests.apiserver import faults as faulty
 from tests.apiserver import query as asked
 from tests.apiserver.faults import Faults, On

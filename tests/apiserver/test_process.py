@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+
 from tests.apiserver.client import Client
 from tests.apiserver.directory import Directory
 from tests.apiserver.server import ApiServer

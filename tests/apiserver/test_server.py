@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+
 from tests.apiserver.client import Client, Event, key
 from tests.apiserver.faults import ANSWERS, Faults
 from tests.apiserver.history import RESOURCES

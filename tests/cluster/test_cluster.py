@@ -13,13 +13,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+
+from kubeway.model.store import Store
 from kubeway.shell.apiserver import ApiSource
+from kubeway.shell.credentials import access
 from tests.apiserver.client import Client, Reply
 from tests.apiserver.history import RESOURCES
 from tests.apiserver.laws import LAWS, Law
-
-from kubeway.model.store import Store
-from kubeway.shell.credentials import access
 
 KUBECONFIG = os.environ.get("KUBEWAY_TEST_KUBECONFIG", "")
 PATIENCE = 60.0

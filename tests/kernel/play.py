@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from tests.kernel.scenario import Ask, Manifest, Scenario, Step, identity
 
 from kubeway.lab.host import Answer, Question
 from kubeway.lab.proxy import Proxy, cleanup
@@ -33,6 +32,7 @@ from kubeway.model.view import node_facts, node_view
 from kubeway.shell.asked import settle
 from kubeway.shell.options import model_options
 from kubeway.values import PROTOS, Ip, parse_ip
+from tests.kernel.scenario import Ask, Manifest, Scenario, Step, identity
 
 FILES = sorted((Path(__file__).parents[1] / "scenarios").glob("*.yaml"))
 SCTP_TRACKED = Path("/proc/sys/net/netfilter/nf_conntrack_sctp_timeout_closed")

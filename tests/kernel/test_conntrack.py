@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
-from tests.kernel.netns import inside, ip, needs_root, nft
 
 from kubeway.program.effects import Judge, Stale
 from kubeway.shell.conntrack import Conntrack
@@ -16,6 +15,7 @@ from kubeway.shell.netlink import NetlinkSocket
 from kubeway.values import TCP, UDP, Ip, Proto, parse_ip
 from kubeway.wire import conntrack as wire
 from kubeway.wire.conntrack import Flow, delete_request, dump_request, read_flow
+from tests.kernel.netns import inside, ip, needs_root, nft
 
 pytestmark = [pytest.mark.kernel, needs_root]
 

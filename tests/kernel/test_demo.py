@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+
 from tests.kernel.conftest import reason_to_skip
 
 pytestmark = pytest.mark.kernel

@@ -9,7 +9,6 @@ import json
 from typing import Any
 
 import pytest
-from tests.kernel.netns import inside, needs_root
 
 from kubeway.model.node import NodeFacts, Options
 from kubeway.model.parse import parse_manifest
@@ -19,6 +18,7 @@ from kubeway.program.link import Linker
 from kubeway.records import Record, SetAside, Synced
 from kubeway.shell.nft import NftPlane
 from kubeway.shell.syncer import Syncer
+from tests.kernel.netns import inside, needs_root
 
 pytestmark = [pytest.mark.kernel, needs_root]
 

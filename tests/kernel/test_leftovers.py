@@ -6,10 +6,10 @@ import shutil
 import subprocess
 
 import pytest
-from tests.kernel.netns import inside, needs_root, nft
 
 from kubeway.records import LeftoversSeen
 from kubeway.shell.leftovers import iptables_leftovers, remove_kube_proxy_tables
+from tests.kernel.netns import inside, needs_root, nft
 
 pytestmark = [pytest.mark.kernel, needs_root]
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.kernel.netns import inside, needs_root
 
 from kubeway.errors import Refused
 from kubeway.planes.memory import MemoryPlane
@@ -35,6 +34,7 @@ from kubeway.planes.nft.objects import (
 )
 from kubeway.program.program import Change, Key
 from kubeway.shell.nft import NftPlane
+from tests.kernel.netns import inside, needs_root
 
 pytestmark = [pytest.mark.kernel, needs_root]
 

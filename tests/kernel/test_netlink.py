@@ -9,7 +9,6 @@ import subprocess
 import sys
 
 import pytest
-from tests.kernel.netns import inside, ip, needs_root
 
 from kubeway.errors import Lost, Refused, Stale, Unsupported
 from kubeway.shell.addresses import local_addresses
@@ -29,6 +28,7 @@ from kubeway.wire.netlink import (
     text,
 )
 from kubeway.wire.nfnetlink import NFPROTO_IPV4, Batch, header, kind
+from tests.kernel.netns import inside, ip, needs_root
 
 pytestmark = [pytest.mark.kernel, needs_root]
 

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from tests.kernel.netns import inside, needs_root, nft
 
 from kubeway.errors import Lost, Refused, Stale
 from kubeway.model.forward import Endpoint, Forward, Frontend, ServicePortName
@@ -29,6 +28,7 @@ from kubeway.program.plan import diff, steps
 from kubeway.program.program import Change, Key, Object
 from kubeway.shell.nft import NftPlane
 from kubeway.values import SCTP, TCP, UDP, Ip, Proto, disjoint, parse_ip, parse_prefix
+from tests.kernel.netns import inside, needs_root, nft
 
 pytestmark = [pytest.mark.kernel, needs_root]
 

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.kernel.conftest import reason_to_skip
-from tests.test_deploy import CONFIG, ROOT, container, overlay, unit
 
 from kubeway.lab.host import Host, LabError
+from tests.kernel.conftest import reason_to_skip
+from tests.test_deploy import CONFIG, ROOT, container, overlay, unit
 
 pytestmark = pytest.mark.kernel
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from tests.kernel.scenario import DEFAULTS, Expect, load
 
 FILES = sorted((Path(__file__).parents[1] / "scenarios").glob("*.yaml"))

@@ -8,10 +8,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from tests.kernel.play import FILES, Source, play
-from tests.kernel.scenario import load
 
 from kubeway.lab.topology import Lab
+from tests.kernel.play import FILES, Source, play
+from tests.kernel.scenario import load
 
 pytestmark = pytest.mark.kernel
 

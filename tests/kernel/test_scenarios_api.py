@@ -19,12 +19,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.apiserver.server import kubeconfig
-from tests.kernel.play import FILES, Source, World, play, start, until_it_holds
-from tests.kernel.scenario import load
 
 from kubeway.lab.proxy import cleanup
 from kubeway.lab.topology import Lab
+from tests.apiserver.server import kubeconfig
+from tests.kernel.play import FILES, Source, World, play, start, until_it_holds
+from tests.kernel.scenario import load
 
 pytestmark = pytest.mark.kernel
 

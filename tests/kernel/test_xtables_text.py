@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.kernel.netns import inside, needs_root
-from tests.planes.xtprograms import FAMILIES, TOOLS, every_construct, phrases, programs
 
 from kubeway.planes.xtables import objects as o
 from kubeway.planes.xtables.text import parse, show
 from kubeway.program.program import Key
+from tests.kernel.netns import inside, needs_root
+from tests.planes.xtprograms import FAMILIES, TOOLS, every_construct, phrases, programs
 
 pytestmark = [pytest.mark.kernel, needs_root]
 

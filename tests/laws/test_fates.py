@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 from hypothesis import event, given
 from hypothesis import strategies as st
-from tests.worlds import World, packets, worlds
 
 from kubeway.model.packet import Packet
 from kubeway.modes.iptables import IPTABLES
@@ -17,6 +16,7 @@ from kubeway.modes.nftables import NFTABLES
 from kubeway.program.link import Linker
 from kubeway.program.plane import Mode
 from kubeway.program.program import Key, Object
+from tests.worlds import World, packets, worlds
 
 
 def program(world: World, mode: Mode) -> Mapping[Key, Object]:

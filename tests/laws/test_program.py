@@ -8,11 +8,11 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.programs import BASE, ORDER, Updates, base, linked, programs, updates
 
 from kubeway.program.link import Linker
 from kubeway.program.plan import apply, diff, steps
 from kubeway.program.program import Key
+from tests.programs import BASE, ORDER, Updates, base, linked, programs, updates
 
 
 @given(programs(), programs())

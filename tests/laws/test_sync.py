@@ -14,7 +14,6 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.programs import BASE, ORDER, Updates, linked, programs, updates
 
 from kubeway import records
 from kubeway.machines.aside import Aside
@@ -24,6 +23,7 @@ from kubeway.planes.nft.objects import Chain, Drop, Element, Rule, Rules, Set
 from kubeway.program.link import Linker
 from kubeway.program.program import Change, Key
 from kubeway.shell.leveller import Leveller
+from tests.programs import BASE, ORDER, Updates, linked, programs, updates
 
 
 class OnlyPlanes:

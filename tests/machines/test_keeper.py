@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.programs import add, drop, put
 
 from kubeway.machines.keeper import READ_SHARE, Keeper, Nothing, Poll, Read, Write, after
 from kubeway.program.plan import apply, diff
 from kubeway.program.program import Change, Key, Object, Step
+from tests.programs import add, drop, put
 
 A, B, C = (Key("p", "thing", (name,)) for name in "abc")
 ORDER = {"p": ("thing",)}

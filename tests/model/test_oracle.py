@@ -8,6 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from kubeway.model.node import Options
+from kubeway.model.oracle import Oracle
+from kubeway.model.packet import DROP, PASS, REJECT, Fate, Packet
+from kubeway.values import parse_ip, parse_prefix, show_addr
 from tests.worlds import (
     OPTIONS,
     Doc,
@@ -21,11 +26,6 @@ from tests.worlds import (
     world,
     worlds,
 )
-
-from kubeway.model.node import Options
-from kubeway.model.oracle import Oracle
-from kubeway.model.packet import DROP, PASS, REJECT, Fate, Packet
-from kubeway.values import parse_ip, parse_prefix, show_addr
 
 POD, NODE, OUTSIDE = ("10.244.1.77", "cni0"), ("203.0.113.10", ""), ("203.0.113.99", "eth0")
 SOURCES = {"pod": POD, "node": NODE, "outside": OUTSIDE}

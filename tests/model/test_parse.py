@@ -9,16 +9,6 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.worlds import (
-    Doc,
-    World,
-    endpoint_doc,
-    port_doc,
-    service_doc,
-    service_docs,
-    slice_doc,
-    worlds,
-)
 
 from kubeway.errors import BadInput
 from kubeway.model.forward import ServiceName
@@ -36,6 +26,16 @@ from kubeway.model.objects import (
 )
 from kubeway.model.parse import decode_object, parse_manifest
 from kubeway.values import TCP, UDP, parse_ip, parse_prefix
+from tests.worlds import (
+    Doc,
+    World,
+    endpoint_doc,
+    port_doc,
+    service_doc,
+    service_docs,
+    slice_doc,
+    worlds,
+)
 
 SERVICE, SLICE = service_docs("shop/cart:http")
 

@@ -7,13 +7,13 @@ from itertools import product
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.worlds import World, services_in, worlds
 
 from kubeway.model.forward import Endpoint
 from kubeway.model.objects import EndpointSlice, Hints, ServicePort, SliceEndpoint, SlicePort
 from kubeway.model.policy import Here, Policy, Selection, candidates, select, why_not
 from kubeway.model.settle import policy_of
 from kubeway.values import TCP, UDP, Ip, parse_ip
+from tests.worlds import World, services_in, worlds
 
 PORT = ServicePort("http", TCP, 80)
 CLUSTER = Policy(cluster=True, local=False)

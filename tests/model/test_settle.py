@@ -8,6 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+
+from kubeway.model import settle
+from kubeway.model.forward import Forward, Frontend, HealthPort, Lost, ServiceName, ServicePortName
+from kubeway.model.node import NodeFacts, Options
+from kubeway.model.objects import Identity, Service
+from kubeway.model.settle import Settler, settle_service
+from kubeway.model.store import Store
+from kubeway.values import TCP, UDP, parse_ip, parse_prefix, show_ip
 from tests.worlds import (
     Doc,
     World,
@@ -23,14 +31,6 @@ from tests.worlds import (
     world,
     worlds,
 )
-
-from kubeway.model import settle
-from kubeway.model.forward import Forward, Frontend, HealthPort, Lost, ServiceName, ServicePortName
-from kubeway.model.node import NodeFacts, Options
-from kubeway.model.objects import Identity, Service
-from kubeway.model.settle import Settler, settle_service
-from kubeway.model.store import Store
-from kubeway.values import TCP, UDP, parse_ip, parse_prefix, show_ip
 
 FACTS = NodeFacts(name="n1", ips=(parse_ip("203.0.113.10"), parse_ip("2001:db8::10")), zone="a")
 CART = ServicePortName("shop", "cart", "http", TCP)

@@ -5,6 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+
+from kubeway.model.forward import ServiceName
+from kubeway.model.objects import EndpointSlice, Identity, KubeObject, Service
+from kubeway.model.store import Store
 from tests.worlds import (
     World,
     node_doc,
@@ -15,10 +19,6 @@ from tests.worlds import (
     snapshot_of,
     worlds,
 )
-
-from kubeway.model.forward import ServiceName
-from kubeway.model.objects import EndpointSlice, Identity, KubeObject, Service
-from kubeway.model.store import Store
 
 CART, TILL = ServiceName("shop", "cart"), ServiceName("shop", "till")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import given
-from tests.worlds import NODE_ADDRESSES, World, worlds
 
 from kubeway.model.node import Detector, NodeFacts, Options
 from kubeway.model.objects import Node, NodeAddress
 from kubeway.model.view import node_facts, node_view
 from kubeway.values import Ip, parse_ip, parse_prefix, show_ip
+from tests.worlds import NODE_ADDRESSES, World, worlds
 
 ADDRESSES = [parse_ip(text) for texts in NODE_ADDRESSES.values() for text in texts]
 

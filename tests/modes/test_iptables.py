@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from msgspec.structs import replace
-from tests.worlds import Doc, World, packet, service_cidr_doc, service_docs, world, worlds
 
 from kubeway.model.forward import Forward
 from kubeway.model.packet import DROP, REJECT
@@ -31,6 +30,7 @@ from kubeway.program.link import Linker, Name
 from kubeway.program.plan import diff
 from kubeway.program.program import Fragment, Key, Object
 from kubeway.values import TCP, parse_ip, parse_prefix
+from tests.worlds import Doc, World, packet, service_cidr_doc, service_docs, world, worlds
 
 Fragments = dict[Name, Fragment | None]
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.programs import ORDER, add, drop, programs, put
 
 from kubeway.errors import Lost, Refused, Stale
 from kubeway.planes.memory import MemoryPlane, Trouble
@@ -32,6 +31,7 @@ from kubeway.planes.nft.objects import (
 )
 from kubeway.program.plan import diff, steps
 from kubeway.program.program import Change, Key
+from tests.programs import ORDER, add, drop, programs, put
 
 TABLE = table_key("ip")
 MAP, CHAIN, RULES = set_key("ip", "m"), chain_key("ip", "c"), rules_key("ip", "c")

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from tests.programs import add, drop, programs, put
 
 from kubeway.planes.nft.laws import lawful, place, references
 from kubeway.planes.nft.objects import (
@@ -27,6 +26,7 @@ from kubeway.planes.nft.objects import (
 )
 from kubeway.program.plan import apply, diff
 from kubeway.program.program import Change, Key
+from tests.programs import add, drop, programs, put
 
 ELSEWHERE = Key("relay", "set", ("ip", "m"))
 

@@ -10,7 +10,6 @@ from contextlib import suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.planes.programs import programs, raw
 
 from kubeway.errors import Malformed
 from kubeway.planes.nft import objects as o
@@ -21,6 +20,7 @@ from kubeway.program.plan import diff, steps
 from kubeway.program.program import Change, Key
 from kubeway.wire import nftables as wire
 from kubeway.wire.netlink import Message, be32, messages, text, walk
+from tests.planes.programs import programs, raw
 
 ORDER = {o.PLANE: o.KINDS}
 

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from tests.planes.xtprograms import every_construct, programs, rule
-from tests.programs import add, drop, put
 
 from kubeway.errors import Refused
 from kubeway.planes.memory import MemoryPlane
@@ -18,6 +16,8 @@ from kubeway.planes.xtables import objects as o
 from kubeway.planes.xtables.laws import lawful, outgrown, place, references
 from kubeway.program.plan import diff, steps
 from kubeway.program.program import Change, Key
+from tests.planes.xtprograms import every_construct, programs, rule
+from tests.programs import add, drop, put
 
 ORDER = {o.PLANE: o.KINDS}
 A, B = o.chain_key("ip", "nat", "KUBE-A"), o.chain_key("ip", "nat", "KUBE-B")

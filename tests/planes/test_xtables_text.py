@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.planes.xtprograms import FAMILIES, comments, every_construct, phrases, programs, rule
 
 from kubeway.errors import Malformed
 from kubeway.planes.xtables import objects as o
@@ -23,6 +22,7 @@ from kubeway.planes.xtables.text import parse, show, show_rule
 from kubeway.planes.xtables.words import parse_rule, quote, split
 from kubeway.program.program import Change, Key
 from kubeway.values import SCTP, TCP, parse_prefix
+from tests.planes.xtprograms import FAMILIES, comments, every_construct, phrases, programs, rule
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "xtables"
 PHRASES = [(family, words) for family in FAMILIES for words in phrases(family)]

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from itertools import permutations
 
 import pytest
-from tests.programs import add, drop, put
 
 from kubeway.program.link import Linker
 from kubeway.program.program import Fragment, Key, Origin
+from tests.programs import add, drop, put
 
 A, B, C = (Key("p", "k", (name,)) for name in "abc")
 

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.programs import add, drop, put
 
 from kubeway.planes.nft.objects import Goto, Jump
 from kubeway.program.plan import apply, diff, steps
 from kubeway.program.program import Change, Key
+from tests.programs import add, drop, put
 
 
 def key(kind: str, name: str = "x", plane: str = "p") -> Key:

@@ -15,9 +15,6 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import unused_port
-from tests.apiserver.faults import Faults
-from tests.apiserver.server import ApiServer
-from tests.apiserver.tls import Tls
 
 import kubeway
 from kubeway.machines.convergence import Convergence
@@ -37,6 +34,9 @@ from kubeway.records import (
     Record,
 )
 from kubeway.shell.apiserver import KINDS, ApiSource, _number
+from tests.apiserver.faults import Faults
+from tests.apiserver.server import ApiServer
+from tests.apiserver.tls import Tls
 
 FAST = Timing(first=0.01, cap=0.05, watch=60.0, silent_list=5.0, silent_watch=30.0, absent=0.05)
 """As the real one, but in a hurry."""

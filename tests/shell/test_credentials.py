@@ -15,13 +15,13 @@ import aiohttp
 import pytest
 import yaml
 from aiohttp import web
-from tests.shell.certificates import Authority
 
 from kubeway.errors import BadInput
 from kubeway.records import ApiFound, ApiUnverified, CredentialsKept, Record
 from kubeway.shell import clock
 from kubeway.shell.access_tls import Tls, tls_context
 from kubeway.shell.credentials import KeptAccess, access, server_url
+from tests.shell.certificates import Authority
 
 V1 = "client.authentication.k8s.io/v1"
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from tests.worlds import service_docs, world
 
 from kubeway import records
 from kubeway.errors import Lost
@@ -17,6 +16,7 @@ from kubeway.shell import forgetter as module
 from kubeway.shell.forgetter import PAUSE, Forgetter
 from kubeway.values import UDP, parse_ip
 from kubeway.wire.conntrack import IPS_SEEN_REPLY, Flow
+from tests.worlds import service_docs, world
 
 VIP = "10.96.0.53"
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from tests.worlds import node_doc, objects, service, world
 
 from kubeway import records
 from kubeway.errors import BadObject, Lost, Refused, Unsupported
@@ -26,6 +25,7 @@ from kubeway.program.link import Linker
 from kubeway.program.program import Change, Fragment, Key, Object
 from kubeway.shell.syncer import Syncer
 from kubeway.values import UDP, parse_ip
+from tests.worlds import node_doc, objects, service, world
 
 PATIENCE = 20.0
 CART = "shop/cart:http"
