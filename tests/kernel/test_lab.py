@@ -53,6 +53,15 @@ def test_a_client_may_choose_its_address(lab: Lab, family: int) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_clients_at_once_do_not_share_a_port(lab: Lab, family: int) -> None:
+    """So many that by chance some would, and hear each other's answers."""
+    nobody = of(family, "10.244.1.99")  # so that none lets go of its port early
+    answers = lab.host("pod/client").ask_many(400, nobody, 8080, "UDP", at_once=400, wait=0.5)
+    assert {answer.kind for answer in answers} == {"timeout"}
+    assert len({answer.source for answer in answers}) == 400
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("proto", ["TCP", "UDP"])
 def test_a_closed_port_refuses(lab: Lab, proto: str, family: int) -> None:
     answers = lab.outside.ask_many(20, of(family, "10.244.1.11"), 9999, proto, at_once=5)

@@ -58,7 +58,10 @@ async def ask(to: str, port: int, proto: str, source: str, sport: int, wait: flo
             sport = sport or 1024 + next(_RAW_PORTS) % 60000
         try:
             async with asyncio.timeout(wait):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if sport:
+                    # Only where the port is asked for: two UDP sockets that share one by chance, to the
+                    # same server, would hear each other's answers.
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if source or (sport and not raw):
                     sock.bind((source, 0 if raw else sport))
                 await _connect(sock, to, 0 if raw else port)
