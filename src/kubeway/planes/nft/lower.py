@@ -11,7 +11,8 @@ its message, so that a refusal finds its way back to the one that was refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain, repeat
+from itertools import repeat
+from struct import Struct
 from typing import Any, Final, NamedTuple
 
 from kubeway.planes.nft.fields import FIELDS, width
@@ -332,14 +333,14 @@ def _elements(family: str, name: str, gone: bool, run: list[Change], keys: list[
         yield from _lists(wire.NEWSETELEM, family, name, run, _items(keys, [change.new for change in run]))
         return
     # The hot path of a cold start: all keys of a set are of one size, and so is a map's
-    # data, so what stands around them is built once, and joining does the rest.
+    # data, so what stands around them is built once and an element is four fields of a struct.
     before, between = _frame(len(keys[0]), first)
-    count = _LIST_LIMIT // (len(before) + len(keys[0]) + len(between) + len(first or b""))
+    row = Struct(f"{len(before)}s{len(keys[0])}s{len(between)}s{len(first or b'')}s")
+    count = _LIST_LIMIT // row.size
     for start in range(0, len(run), count):
         some = slice(start, start + count)
         data = plain[some] if first is not None else repeat(b"")
-        rows = zip(repeat(before), keys[some], repeat(between), data)
-        body = b"".join(chain.from_iterable(rows))
+        body = b"".join(map(row.pack, repeat(before), keys[some], repeat(between), data))
         yield Parcel(wire.elements(wire.NEWSETELEM, family, TABLE, name, body), run[some])
 
 
@@ -366,37 +367,40 @@ def _key_item(change: Change) -> bytes:
 def _items(keys: list[bytes], found: list[Element]) -> list[bytes]:
     """Elements with anything, as additions name them."""
     size = len(keys[0])
-    head = ATTR.pack(8 + size, 1 | NLA_F_NESTED) + ATTR.pack(4 + size, 1)
-    pack = ATTR.pack
-    # Comments differ, their lengths hardly: what stands around one is made once for each.
-    around = [_around_comment(length) for length in range(wire.MAX_COMMENT + 1)]
-    verdicts: dict[Any, bytes] = {}
+    # Thousands of elements lead to the same chain, and the lengths of their comments are
+    # few: what stands around key and comment is made once for each shape.
+    frames: dict[Any, tuple[bytes, bytes, bytes]] = {}
     items = []
     for key, one in zip(keys, found, strict=True):
-        data = one.data
-        if data is None:
-            body = head + key
-        elif isinstance(data, bytes):
-            body = head + key + wire.value(2, data)
-        else:
-            spelled = verdicts.get(data)
-            if spelled is None:
-                spelled = verdicts[data] = wire.verdict(2, *_verdict(data))
-            body = head + key + spelled
-        if one.end is not None:
-            body += wire.value(10, one.end)
-        if one.comment:
-            raw = wire.cut_comment(one.comment)
-            before, behind = around[len(raw)]
-            body += before + raw + behind
-        items.append(pack(4 + len(body), 1 | NLA_F_NESTED) + body)
+        words = one.comment.encode()
+        if len(words) > wire.MAX_COMMENT:
+            words = wire.cut_comment(one.comment)
+        shape = (one.data, one.end, len(words))
+        frame = frames.get(shape)
+        if frame is None:
+            frame = frames[shape] = _around(size, *shape)
+        before, between, behind = frame
+        items.append(b"".join((before, key, between, words, behind)))
     return items
 
 
-def _around_comment(length: int) -> tuple[bytes, bytes]:
-    """What stands before and behind a comment of so many bytes."""
-    whole = attr(6, wire.comment(0, "x" * length))
-    return whole[:6], whole[6 + length :]
+def _around(key: int, data: Any, end: bytes | None, words: int) -> tuple[bytes, bytes, bytes]:
+    """What stands before a key of that size, between it and a comment of so many bytes, and behind."""
+    if data is None:
+        tail = b""
+    elif isinstance(data, bytes):
+        tail = wire.value(2, data)
+    else:
+        tail = wire.verdict(2, *_verdict(data))
+    if end is not None:
+        tail += wire.value(10, end)
+    behind = b""
+    if words:
+        comment = attr(6, wire.comment(0, "x" * words))
+        tail, behind = tail + comment[:6], comment[6 + words :]
+    whole = 12 + key + len(tail) + words + len(behind)
+    head = ATTR.pack(whole, 1 | NLA_F_NESTED) + ATTR.pack(8 + key, 1 | NLA_F_NESTED)
+    return head + ATTR.pack(4 + key, 1), tail, behind
 
 
 def _frame(key: int, data: bytes | None) -> tuple[bytes, bytes]:
