@@ -54,6 +54,10 @@ class Refused(KubewayError):
         return " ".join(parts)
 
 
+class Unknowable(KubewayError):
+    """A program's: nobody can say where a packet ends, as it holds what kubeway does not use."""
+
+
 class Stale(KubewayError):
     """The plane changed under us since it was last looked at (ERESTART); nothing was applied."""
 

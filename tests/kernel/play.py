@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import pytest
 
-from kubeway.lab.host import Answer, Question
+from kubeway.lab.host import Answer, Flood, Question
 from kubeway.lab.proxy import Proxy, cleanup
 from kubeway.lab.topology import Lab
 from kubeway.model.node import NodeView
@@ -82,16 +82,21 @@ def play(scenario: Scenario, lab: Lab, tmp_path: Path, sources: Sources) -> None
         for step in scenario.steps[1:]:
             world.change(step, manifests)
             until_it_holds(lambda asks=step.asks: world.check(asks))  # type: ignore[misc]
-        for flood in floods:
-            tally = flood.stop()
-            assert tally.lost == {}, tally
-            assert tally.sent > 0
+        nothing_is_lost(floods)
         assert proxy.stop() == 0, proxy.log
         assert "Traceback" not in proxy.log
     held = lab.node.run(["nft", "list", "ruleset"]).stdout
     assert "table ip kubeway" in held, "the rules must outlive the daemon"
     cleanup(lab.node)
     assert lab.node.run(["nft", "list", "ruleset"]).stdout == ""
+
+
+def nothing_is_lost(floods: Sequence[Flood]) -> None:
+    """End them; each was answered, always."""
+    for flood in floods:
+        tally = flood.stop()
+        assert tally.lost == {}, tally
+        assert tally.sent > 0
 
 
 def spelled(scenario: Scenario) -> dict[str, str]:

@@ -23,7 +23,7 @@ import pytest
 from kubeway.lab.proxy import cleanup
 from kubeway.lab.topology import Lab
 from tests.apiserver.server import kubeconfig
-from tests.kernel.play import FILES, Source, World, play, start, until_it_holds
+from tests.kernel.play import FILES, Source, World, nothing_is_lost, play, start, until_it_holds
 from tests.kernel.scenario import load
 
 pytestmark = pytest.mark.kernel
@@ -144,10 +144,7 @@ def test_the_api_server_goes_away_and_comes_back(lab: Lab, tmp_path: Path, node:
         world.change(joined, manifests)
         server.back()
         until_it_holds(lambda: world.check(joined.asks))
-        for flood in floods:
-            tally = flood.stop()
-            assert tally.lost == {}, tally
-            assert tally.sent > 0
+        nothing_is_lost(floods)
         assert proxy.stop() == 0, proxy.log
         assert "Traceback" not in proxy.log
     cleanup(lab.node)

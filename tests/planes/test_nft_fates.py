@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kubeway.errors import Unknowable
 from kubeway.model.packet import DROP, PASS, REJECT, Fate, Packet
 from kubeway.planes.nft.build import dnat as dnat_by
 from kubeway.planes.nft.build import (
@@ -31,7 +32,7 @@ from kubeway.planes.nft.build import (
     translated,
     vmap,
 )
-from kubeway.planes.nft.fates import Unknowable, fates
+from kubeway.planes.nft.fates import fates
 from kubeway.planes.nft.objects import (
     Accept,
     Alien,

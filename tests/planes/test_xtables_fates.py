@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kubeway.errors import Unknowable
 from kubeway.model.packet import DROP, PASS, REJECT, Fate, Packet
-from kubeway.planes.xtables.fates import Memory, Unknowable, fates
+from kubeway.planes.xtables.fates import Memory, fates
 from kubeway.planes.xtables.objects import (
     Accept,
     AddrType,

@@ -3,20 +3,21 @@ What a program does to the first packet of a flow: every end, with its exact cha
 
 A small machine with the kernel's registers runs the program's own instructions. Where
 they draw a number it forks, one branch for each outcome, so nothing is sampled. This
-file knows the order of the hooks and when address translation is decided; what an
-instruction does is `machine.py`'s, and what a Service is neither need know.
+file knows the way from rule to rule and chain to chain; what an instruction does is
+`machine.py`'s, and what a Service is neither need know.
 
-Source: net/netfilter/nf_tables_core.c, nf_nat_core.c (nf_nat_inet_fn).
+Source: net/netfilter/nf_tables_core.c.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fractions import Fraction
+from copy import copy
 from typing import Final
 
-from kubeway.model.packet import DROP, PASS, REJECT, Fate, Fates, Packet
-from kubeway.planes.nft.machine import Broken, Machine, Unknowable, World, host
+from kubeway.errors import Unknowable
+from kubeway.model.packet import DROP, REJECT, Fate, Fates, Packet
+from kubeway.planes.nft.machine import Broken, Machine, World, host
 from kubeway.planes.nft.objects import (
     Dnat,
     Drop,
@@ -32,14 +33,11 @@ from kubeway.planes.nft.objects import (
 )
 from kubeway.planes.nft.ruletext import show_rule
 from kubeway.planes.nft.words import show_verdict
+from kubeway.program.passage import ends
 from kubeway.program.program import Key
 from kubeway.values import Ip, show_addr
 
-__all__ = ["Memory", "Unknowable", "fates"]
-
 _JUMPS: Final = 16  # NFT_JUMP_STACK_SIZE
-# More chains than any packet goes through: the kernel lets no circle in, a program made by hand may hold one.
-_CHAINS: Final = 4096
 
 Memory = Mapping[tuple[str, bytes], bytes]
 """What dynamic maps hold, by set name and key."""
@@ -59,29 +57,19 @@ def fates(
     lots it follows the first. Raises Unknowable if the packet meets an instruction,
     chain or set that kubeway does not understand.
     """
-    world = World(objects, packet, addresses)
-    ends: dict[Fate, Fraction] = {}
-    flows = [_Flow(world, dynamic or {}, trail)]
-    while flows:
-        flow = flows.pop()
-        end = flow.run()
-        if isinstance(end, Fate):
-            ends[end] = ends.get(end, Fraction(0)) + flow.chance
-        else:
-            flows += reversed(end)
-    return ends
+    flow = _Flow(World(objects, packet), addresses, dynamic or {}, trail)
+    return ends(flow)
 
 
 class _Flow(Machine):
     """One branch: a packet on its way, where it is in the program, and how likely that is."""
 
-    def __init__(self, world: World, memory: Memory, trail: list[str] | None) -> None:
-        super().__init__(world, memory)
+    def __init__(
+        self, world: World, addresses: frozenset[Ip], memory: Memory, trail: list[str] | None
+    ) -> None:
+        super().__init__(world, addresses, memory)
         self.trail = trail
-        self.chance = Fraction(1)
-        self.hook = ""
         self.chains: list[tuple[str, bool]] = []  # base chains of this hook still to come
-        self.entered = 0
         self.stack: list[tuple[str, tuple[Rule, ...], int]] = []
         self.rules: tuple[Rule, ...] = ()
         self.index = 0  # of the next rule
@@ -109,15 +97,13 @@ class _Flow(Machine):
             else:
                 self.note(self.exprs[-1])
             self.exprs, self.at = (), 0
-        if not self.translated:
-            return PASS
-        return Fate("endpoint", Ip(self.dst), self.port, self.masqueraded)
+        return self.end()
 
     def fork(self, draw: Numgen) -> list[_Flow]:
         """A branch for each number that may be drawn; the trail goes with the first."""
         branches = []
         for number in range(draw.modulus):
-            branch = self.copy()
+            branch = self.branch()
             branch.chance /= draw.modulus
             branch.trail = None if number else self.trail
             branch.store(draw.reg, host(draw.offset + number))
@@ -126,9 +112,8 @@ class _Flow(Machine):
             self.trail.append(f"one of {draw.modulus}, number {draw.offset} from here on")
         return branches
 
-    def copy(self) -> _Flow:
-        other = _Flow.__new__(_Flow)
-        other.__dict__.update(self.__dict__)
+    def branch(self) -> _Flow:
+        other = copy(self)
         other.registers = self.registers[:]
         other.meta = dict(self.meta)
         other.memory = dict(self.memory)
@@ -165,6 +150,7 @@ class _Flow(Machine):
     def next_chain(self) -> bool:
         while self.chains or self.next_hook():
             if not self.chains:
+                self.chains = list(self.world.hooks.get(self.hook, ()))
                 continue
             name, nat = self.chains.pop(0)
             if not (nat and self.address in self.decided):
@@ -173,33 +159,8 @@ class _Flow(Machine):
                 return True
         return False
 
-    @property
-    def address(self) -> str:
-        """The address whose translation this hook decides."""
-        return "dst" if self.hook in ("prerouting", "output") else "src"
-
-    def next_hook(self) -> bool:
-        """What was not translated at the last hook stays as it is (a null binding)."""
-        before, sent = self.hook, not self.world.packet.iif
-        if before not in ("", "forward"):
-            self.decided |= {self.address}
-        if not before:
-            self.hook = "output" if sent else "prerouting"
-        elif before == "prerouting":
-            self.hook = "input" if self.world.is_local(self.dst) else "forward"
-        elif before in ("output", "forward"):
-            self.hook = "postrouting"
-        elif before == "postrouting" and sent and self.world.is_local(self.dst):
-            self.hook, self.iif = "prerouting", "lo"
-        else:
-            return False
-        self.chains = list(self.world.hooks.get(self.hook, ()))
-        return True
-
     def enter(self, chain: str) -> None:
-        self.entered += 1
-        if self.entered > _CHAINS:
-            raise Unknowable(f"chain {chain} leads back to itself")
+        self.count(chain)
         self.chain, self.rules, self.index = chain, self.world.rules(chain), 0
 
     def obey(self, verdict: Verdict) -> None:

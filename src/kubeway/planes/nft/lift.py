@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from kubeway.errors import Malformed
 from kubeway.planes.nft.fields import width
-from kubeway.planes.nft.lower import _frame
+from kubeway.planes.nft.lower import frame
 from kubeway.planes.nft.objects import (
     CATCH_ALL,
     TABLE,
@@ -351,7 +351,7 @@ def _lift_elements(objects: dict[Key, Object], family: Family, attrs: Attrs) -> 
 def _spellings(key: int, data: int) -> tuple[set[bytes], set[bytes]]:
     """How the attribute heads before the key and before the data can look: the kernel
     leaves out the NESTED flag that a request may have."""
-    head, between = _frame(key, bytes(data))
+    head, between = frame(key, bytes(data))
     head = head[4:]  # the list's own head is already taken off
     return {head, _unflagged(head)}, {between, _unflagged(between)}
 

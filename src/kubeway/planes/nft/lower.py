@@ -334,7 +334,7 @@ def _elements(family: str, name: str, gone: bool, run: list[Change], keys: list[
         return
     # The hot path of a cold start: all keys of a set are of one size, and so is a map's
     # data, so what stands around them is built once and an element is four fields of a struct.
-    before, between = _frame(len(keys[0]), first)
+    before, between = frame(len(keys[0]), first)
     row = Struct(f"{len(before)}s{len(keys[0])}s{len(between)}s{len(first or b'')}s")
     count = _LIST_LIMIT // row.size
     for start in range(0, len(run), count):
@@ -376,10 +376,10 @@ def _items(keys: list[bytes], found: list[Element]) -> list[bytes]:
         if len(words) > wire.MAX_COMMENT:
             words = wire.cut_comment(one.comment)
         shape = (one.data, one.end, len(words))
-        frame = frames.get(shape)
-        if frame is None:
-            frame = frames[shape] = _around(size, *shape)
-        before, between, behind = frame
+        around = frames.get(shape)
+        if around is None:
+            around = frames[shape] = _around(size, *shape)
+        before, between, behind = around
         items.append(b"".join((before, key, between, words, behind)))
     return items
 
@@ -403,12 +403,8 @@ def _around(key: int, data: Any, end: bytes | None, words: int) -> tuple[bytes, 
     return head + ATTR.pack(4 + key, 1), tail, behind
 
 
-def _frame(key: int, data: bytes | None) -> tuple[bytes, bytes]:
+def frame(key: int, data: bytes | None) -> tuple[bytes, bytes]:
     """What stands before a plain element's key of that size, and between its key and its
     data (None: it has none). Both have a size that is a multiple of four."""
-    rest = 0 if data is None else 8 + len(data)
-    head = ATTR.pack(4 + 8 + key + rest, 1 | NLA_F_NESTED)
-    before = head + ATTR.pack(8 + key, 1 | NLA_F_NESTED) + ATTR.pack(4 + key, 1)
-    if data is None:
-        return before, b""
-    return before, ATTR.pack(rest, 2 | NLA_F_NESTED) + ATTR.pack(4 + len(data), 1)
+    before, tail, _ = _around(key, data, None, 0)
+    return before, tail[: len(tail) - len(data or b"")]

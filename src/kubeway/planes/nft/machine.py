@@ -1,9 +1,8 @@
 """
 The kernel's register machine: what one instruction does to a packet and its flow.
 
-Knows the program, the packet and the node (`World`) and what changes as the packet
-goes on (`Machine`). The way from rule to rule, chain to chain and hook to hook is
-`fates.py`'s.
+Knows the program and the packet (`World`) and what changes as the packet goes on
+(`Machine`). The way from rule to rule and chain to chain is `fates.py`'s.
 
 Source: net/netfilter/nf_tables_core.c, nft_lookup.c, nft_dynset.c, nft_nat.c;
 nf_nat_core.c (nf_nat_setup_info).
@@ -16,7 +15,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Final
 
-from kubeway.errors import KubewayError
+from kubeway.errors import Unknowable
 from kubeway.model.packet import Packet
 from kubeway.planes.nft.fields import pad, width
 from kubeway.planes.nft.objects import (
@@ -55,6 +54,7 @@ from kubeway.planes.nft.objects import (
     rules_key,
     set_key,
 )
+from kubeway.program.passage import Passage
 from kubeway.program.program import Key
 from kubeway.values import Ip
 
@@ -64,10 +64,6 @@ _UNICAST, _LOCAL = 1, 2  # RTN_UNICAST, RTN_LOCAL
 # All nat chains run where the kernel's nat hooks lie; their own priorities only order them.
 _NAT_AT: Final = {"prerouting": -100, "output": -100, "input": 100, "postrouting": 100}
 _OFFSETS: Final = {("ip", 12): "src", ("ip", 16): "dst", ("ip6", 8): "src", ("ip6", 24): "dst"}
-
-
-class Unknowable(KubewayError):
-    """Nobody can say where the packet ends: the program holds what kubeway does not use."""
 
 
 class Broken(Enum):
@@ -82,12 +78,11 @@ def host(number: int) -> bytes:
 
 
 class World:
-    """What is the same in every branch: the program, the packet as it came, the node."""
+    """What is the same in every branch: the program, and the packet as it came."""
 
-    def __init__(self, objects: Mapping[Key, object], packet: Packet, addresses: frozenset[Ip]) -> None:
+    def __init__(self, objects: Mapping[Key, object], packet: Packet) -> None:
         self.objects = objects
         self.packet = packet
-        self.addresses = addresses
         self.family: Family = "ip" if len(packet.dst) == 4 else "ip6"
         self.hooks = self.base_chains()
 
@@ -143,25 +138,17 @@ class World:
                 return thing
         return None
 
-    def is_local(self, ip: bytes) -> bool:
-        loopback = ip[0] == 127 if len(ip) == 4 else ip == bytes(15) + b"\x01"
-        return loopback or ip in self.addresses
 
-
-class Machine:
+class Machine(Passage):
     """One packet with its registers, its flow's state and what dynamic sets remember."""
 
-    def __init__(self, world: World, memory: Mapping[tuple[str, bytes], bytes]) -> None:
-        packet = world.packet
+    def __init__(
+        self, world: World, addresses: frozenset[Ip], memory: Mapping[tuple[str, bytes], bytes]
+    ) -> None:
+        super().__init__(world.packet, addresses)
         self.world = world
-        self.dst: bytes = packet.dst
-        self.port = packet.port
-        self.iif = packet.iif
         self.meta = {"mark": bytes(4), "priority": bytes(4)}
         self.status = 0
-        self.translated = self.masqueraded = False
-        # Which of its addresses have been decided, be it that they stay: a flow is asked once.
-        self.decided: frozenset[str] = frozenset()
         self.memory = dict(memory)
         self.registers = bytearray(64)
         self.chain = ""
@@ -219,7 +206,7 @@ class Machine:
                 return host(_NEW if key == "state" else self.status)
             case Fib(_, of):
                 ip = packet.src if of == "saddr" else self.dst
-                return host(_LOCAL if self.world.is_local(ip) else _UNICAST)
+                return host(_LOCAL if self.is_local(ip) else _UNICAST)
             case Immediate(_, value):
                 return value
             case Numgen():

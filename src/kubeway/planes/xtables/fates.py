@@ -2,22 +2,20 @@
 What a program does to the first packet of a flow: every end, with its exact chance.
 
 A packet goes through the tables in the kernel's order, rule by rule; where a rule draws
-lots it falls into two branches, so nothing is sampled. Knows rules and the order of hooks
-and tables; what a Service is it need not know.
+lots it falls into two branches, so nothing is sampled. Knows rules and the order of
+tables; what a Service is it need not know.
 
-Source: net/ipv4/netfilter/ip_tables.c (ipt_do_table), nf_nat_core.c (nf_nat_inet_fn),
-xt_conntrack.c, xt_recent.c.
+Source: net/ipv4/netfilter/ip_tables.c (ipt_do_table), xt_conntrack.c, xt_recent.c.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fractions import Fraction
+from copy import copy
 from typing import Final, cast
 
-from kubeway.errors import KubewayError
-from kubeway.model.addresses import is_loopback
-from kubeway.model.packet import DROP, PASS, REJECT, Fate, Fates, Packet
+from kubeway.errors import Unknowable
+from kubeway.model.packet import DROP, REJECT, Fate, Fates, Packet
 from kubeway.planes.xtables.objects import (
     PLANE,
     Accept,
@@ -48,32 +46,25 @@ from kubeway.planes.xtables.objects import (
     TableName,
 )
 from kubeway.planes.xtables.text import show_rule
+from kubeway.program.passage import Passage, ends
 from kubeway.program.program import Key
 from kubeway.values import Ip
 
-__all__ = ["Memory", "Unknowable", "fates"]
-
-# More chains than any packet goes through: the kernel lets no circle in, a program made by hand may hold one.
-_CHAINS: Final = 4096
 _MARK_BITS: Final = 0xFFFFFFFF
 
 # The tables of each hook, in the order of their priorities.
 _TABLES: Final[Mapping[str, tuple[TableName, ...]]] = {
-    "PREROUTING": ("mangle", "nat"),
-    "INPUT": ("mangle", "filter", "nat"),
-    "FORWARD": ("mangle", "filter"),
-    "OUTPUT": ("mangle", "nat", "filter"),
-    "POSTROUTING": ("mangle", "nat"),
+    "prerouting": ("mangle", "nat"),
+    "input": ("mangle", "filter", "nat"),
+    "forward": ("mangle", "filter"),
+    "output": ("mangle", "nat", "filter"),
+    "postrouting": ("mangle", "nat"),
 }
 
 Memory = frozenset[tuple[str, Ip]]
 """Which clients the recent lists hold, by name of the list."""
 
 _FORGOTTEN: Final[Memory] = frozenset()
-
-
-class Unknowable(KubewayError):
-    """Nobody can say where the packet ends: the program holds what kubeway does not use."""
 
 
 def fates(
@@ -90,25 +81,15 @@ def fates(
     where the program draws lots it follows the first endpoint. Raises Unknowable if the
     packet meets a match, target or chain that kubeway does not understand.
     """
-    world = _World(objects, packet, addresses)
-    ends: dict[Fate, Fraction] = {}
-    flows = [_Flow(world, dynamic, trail)]
-    while flows:
-        flow = flows.pop()
-        end = flow.run()
-        if isinstance(end, Fate):
-            ends[end] = ends.get(end, Fraction(0)) + flow.chance
-        else:
-            flows += reversed(end)
-    return ends
+    flow = _Flow(_World(objects, packet), addresses, dynamic, trail)
+    return ends(flow)
 
 
 class _World:
-    """What is the same in every branch: the program, the packet as it came, the node."""
+    """What is the same in every branch: the program, and the packet as it came."""
 
-    def __init__(self, objects: Mapping[Key, object], packet: Packet, addresses: frozenset[Ip]) -> None:
+    def __init__(self, objects: Mapping[Key, object], packet: Packet) -> None:
         self.packet = packet
-        self.addresses = addresses
         self.family: Family = "ip" if len(packet.dst) == 4 else "ip6"
         self._chains: dict[tuple[str, str], list[Rule]] = {}
         branches: list[tuple[Key, Rule]] = []
@@ -141,36 +122,26 @@ class _World:
             raise Unknowable(f"chain {chain} of table {table} is not in the program")
         return found
 
-    def is_local(self, ip: bytes) -> bool:
-        return is_loopback(ip) or ip in self.addresses
-
 
 def _key(pair: tuple[Key, Rule]) -> Key:
     return pair[0]
 
 
-class _Flow:
+class _Flow(Passage):
     """One branch: a packet on its way, where it is in the program, and how likely that is."""
 
-    def __init__(self, world: _World, memory: Memory, trail: list[str] | None) -> None:
-        packet = world.packet
+    def __init__(
+        self, world: _World, addresses: frozenset[Ip], memory: Memory, trail: list[str] | None
+    ) -> None:
+        super().__init__(world.packet, addresses)
         self.world = world
         self.memory = memory
         self.trail = trail
-        self.chance = Fraction(1)
-        self.dst = packet.dst
-        self.port = packet.port
-        self.iif = packet.iif
         self.mark = 0
         self.states = frozenset({"NEW"})
-        self.translated = self.masqueraded = False
-        # Which of its addresses have been decided, be it that they stay: a flow is asked once.
-        self.decided: frozenset[str] = frozenset()
-        self.hook = ""
         self.tables: tuple[TableName, ...] = ()  # of this hook, still to come
         self.table: TableName = "filter"
         self.chain = ""
-        self.entered = 0
         self.stack: list[tuple[str, list[Rule], int]] = []
         self.rules: list[Rule] = []
         self.index = 0  # of the rule
@@ -192,29 +163,26 @@ class _Flow:
                 continue
             if self.trail is not None:
                 self.trail.append(
-                    f"{self.hook} {self.table} {self.chain}: {show_rule(rule, self.world.family)}"
+                    f"{self.hook.upper()} {self.table} {self.chain}: {show_rule(rule, self.world.family)}"
                 )
             if isinstance(rule.target, Drop):
                 return DROP
             if isinstance(rule.target, Reject):
                 return REJECT
             self.obey(rule)
-        if not self.translated:
-            return PASS
-        return Fate("endpoint", self.dst, self.port, self.masqueraded)
+        return self.end()
 
     def fork(self, of: int) -> list[_Flow]:
         """It is the one, and the trail goes with it; or one of the others, whom the rule lets by."""
-        one, others = self.copy(), self.copy()
+        one, others = self.branch(), self.branch()
         one.chance /= of
         others.chance -= one.chance
         others.trail = None
         others.index, others.at = self.index + 1, 0
         return [one, others]
 
-    def copy(self) -> _Flow:
-        other = _Flow.__new__(_Flow)
-        other.__dict__.update(self.__dict__)
+    def branch(self) -> _Flow:
+        other = copy(self)
         other.stack = self.stack[:]
         return other
 
@@ -234,7 +202,7 @@ class _Flow:
             case Dport(proto, port, last):
                 return packet.proto == proto and port <= self.port <= (last or port)
             case AddrType(of):
-                return self.world.is_local(packet.src if of == "src" else self.dst)
+                return self.is_local(packet.src if of == "src" else self.dst)
             case CtState(states, invert):
                 return (not self.states.isdisjoint(states)) != invert
             case Mark(value, mask, invert):
@@ -306,41 +274,17 @@ class _Flow:
 
     def next_table(self) -> bool:
         while self.tables or self.next_hook():
-            self.table, *rest = self.tables
+            self.table, *rest = self.tables or _TABLES[self.hook]
             self.tables = tuple(rest)
             if self.table == "nat" and self.address in self.decided:
                 continue
-            self.chain, self.rules, self.index = self.hook, self.world.hooked(self.table, self.hook), 0
+            self.chain = self.hook.upper()
+            self.rules, self.index = self.world.hooked(self.table, self.chain), 0
             self.entered = 0
             return True
         return False
 
-    @property
-    def address(self) -> str:
-        """The address whose translation this hook decides."""
-        return "dst" if self.hook in ("PREROUTING", "OUTPUT") else "src"
-
-    def next_hook(self) -> bool:
-        """What was not translated at the last hook stays as it is (a null binding)."""
-        before, sent = self.hook, not self.world.packet.iif
-        if before not in ("", "FORWARD"):
-            self.decided |= {self.address}
-        if not before:
-            self.hook = "OUTPUT" if sent else "PREROUTING"
-        elif before == "PREROUTING":
-            self.hook = "INPUT" if self.world.is_local(self.dst) else "FORWARD"
-        elif before in ("OUTPUT", "FORWARD"):
-            self.hook = "POSTROUTING"
-        elif before == "POSTROUTING" and sent and self.world.is_local(self.dst):
-            self.hook, self.iif = "PREROUTING", "lo"
-        else:
-            return False
-        self.tables = _TABLES[self.hook]
-        return True
-
     def enter(self, chain: str) -> None:
-        self.entered += 1
-        if self.entered > _CHAINS:
-            raise Unknowable(f"chain {chain} leads back to itself")
+        self.count(chain)
         self.rules, self.index = self.world.rules(self.table, chain), 0
         self.chain = chain

@@ -1,0 +1,102 @@
+"""
+A first packet on its way past netfilter's hooks, whatever rules hang on them.
+
+Knows in which order a packet meets the hooks, at which of them the translation of an
+address is decided, and how the chances of branches add up. What the rules of a hook do
+to the packet is the plane's.
+
+Source: net/ipv4/ip_input.c, ip_forward.c, ip_output.c; nf_nat_core.c (nf_nat_inet_fn).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Final, Self
+
+from kubeway.errors import Unknowable
+from kubeway.model.addresses import is_loopback
+from kubeway.model.packet import PASS, Fate, Fates, Packet
+from kubeway.values import Ip
+
+# More chains than any packet goes through: the kernel lets no circle in, a program made by hand may hold one.
+_CHAINS: Final = 4096
+
+
+class Passage(ABC):
+    """One branch: the packet as it is now, at which hook, and how likely that is.
+
+    `addresses` are this node's own.
+    """
+
+    def __init__(self, packet: Packet, addresses: frozenset[Ip]) -> None:
+        self.packet = packet
+        self.addresses = addresses
+        self.dst: bytes = packet.dst
+        self.port = packet.port
+        self.iif = packet.iif
+        self.translated = self.masqueraded = False
+        # Which of its addresses have been decided, be it that they stay: a flow is asked once.
+        self.decided: frozenset[str] = frozenset()
+        self.hook = ""
+        self.entered = 0  # chains, since the base chain
+        self.chance = Fraction(1)
+
+    @abstractmethod
+    def run(self) -> Fate | Sequence[Self]:
+        """Its end, or the branches it falls into, whose chances add up to its own."""
+
+    def is_local(self, ip: bytes) -> bool:
+        return is_loopback(ip) or ip in self.addresses
+
+    @property
+    def address(self) -> str:
+        """The address whose translation this hook decides."""
+        return "dst" if self.hook in ("prerouting", "output") else "src"
+
+    def next_hook(self) -> bool:
+        """Go to it; False if there is none.
+
+        What was not translated at the last one stays as it is (a null binding).
+        """
+        before, sent = self.hook, not self.packet.iif
+        if before not in ("", "forward"):
+            self.decided |= {self.address}
+        if not before:
+            self.hook = "output" if sent else "prerouting"
+        elif before == "prerouting":
+            self.hook = "input" if self.is_local(self.dst) else "forward"
+        elif before in ("output", "forward"):
+            self.hook = "postrouting"
+        elif before == "postrouting" and sent and self.is_local(self.dst):
+            self.hook, self.iif = "prerouting", "lo"
+        else:
+            return False
+        return True
+
+    def count(self, chain: str) -> None:
+        """One more chain is entered. Unknowable if there is no end to it."""
+        self.entered += 1
+        if self.entered > _CHAINS:
+            raise Unknowable(f"chain {chain} leads back to itself")
+
+    def end(self) -> Fate:
+        """Where it is when it has been through all hooks."""
+        if not self.translated:
+            return PASS
+        return Fate("endpoint", Ip(self.dst), self.port, self.masqueraded)
+
+
+def ends(first: Passage) -> Fates:
+    """Every end of a packet, each with its chance; they add up to its own."""
+    found: dict[Fate, Fraction] = {}
+    waiting = [first]
+    while waiting:
+        one = waiting.pop()
+        end = one.run()
+        if isinstance(end, Fate):
+            found[end] = found.get(end, Fraction(0)) + one.chance
+        else:
+            waiting += reversed(end)
+    return found
