@@ -131,7 +131,7 @@ def by_table(told: str) -> dict[str, list[str]]:
 OTHERS = """*nat
 :DOCKER - [0:0]
 -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
--A OUTPUT -m comment --comment "no jump to KUBE-B" -j DOCKER
+-A OUTPUT -m comment --comment "no jump to KUBE-SVC-BBBBBBBBBBBBBBBB" -j DOCKER
 -A DOCKER -i docker0 -j RETURN
 COMMIT
 *filter
@@ -162,14 +162,18 @@ def test_others_are_left_alone_and_not_read(tool: Tool) -> None:
         assert [line for line in now[table] if line in theirs] == theirs
     # Our jumps stand above theirs, in the order of their numbers.
     forward = [line for line in after.splitlines() if line.startswith("-A FORWARD")]
-    assert [line.rsplit(" ", 1)[1] for line in forward] == ["KUBE-A", "KUBE-B", "SOMEBODYS"]
+    assert [line.rsplit(" ", 1)[1] for line in forward] == [
+        "KUBE-SVC-AAAAAAAAAAAAAAAA",
+        "KUBE-SVC-BBBBBBBBBBBBBBBB",
+        "SOMEBODYS",
+    ]
 
 
 SMALL = """*nat
-:KUBE-A - [0:0]
-:KUBE-B - [0:0]
-:KUBE-D - [0:0]
--A KUBE-A -j KUBE-B
+:KUBE-SVC-AAAAAAAAAAAAAAAA - [0:0]
+:KUBE-SVC-BBBBBBBBBBBBBBBB - [0:0]
+:KUBE-SVC-DDDDDDDDDDDDDDDD - [0:0]
+-A KUBE-SVC-AAAAAAAAAAAAAAAA -j KUBE-SVC-BBBBBBBBBBBBBBBB
 COMMIT
 """
 
@@ -177,16 +181,22 @@ COMMIT
 @pytest.mark.parametrize(
     ("change", "taken"),
     [
-        ("-X KUBE-B", False),
-        ("-F KUBE-A\n-X KUBE-B", True),
+        ("-X KUBE-SVC-BBBBBBBBBBBBBBBB", False),
+        ("-F KUBE-SVC-AAAAAAAAAAAAAAAA\n-X KUBE-SVC-BBBBBBBBBBBBBBBB", True),
         # Nor does one go that has rules.
-        ("-X KUBE-A", False),
-        ("-F KUBE-A\n-X KUBE-A", True),
-        (":KUBE-A - [0:0]\n-X KUBE-B", True),
-        ("-A KUBE-A -j KUBE-C", False),
-        (":KUBE-C - [0:0]\n-A KUBE-C -j KUBE-C2\n:KUBE-C2 - [0:0]", False),
-        (":KUBE-C - [0:0]\n:KUBE-C2 - [0:0]\n-A KUBE-C -j KUBE-C2", True),
-        ("-A KUBE-C -j RETURN", False),
+        ("-X KUBE-SVC-AAAAAAAAAAAAAAAA", False),
+        ("-F KUBE-SVC-AAAAAAAAAAAAAAAA\n-X KUBE-SVC-AAAAAAAAAAAAAAAA", True),
+        (":KUBE-SVC-AAAAAAAAAAAAAAAA - [0:0]\n-X KUBE-SVC-BBBBBBBBBBBBBBBB", True),
+        ("-A KUBE-SVC-AAAAAAAAAAAAAAAA -j KUBE-SVC-CCCCCCCCCCCCCCCC", False),
+        (
+            ":KUBE-SVC-CCCCCCCCCCCCCCCC - [0:0]\n-A KUBE-SVC-CCCCCCCCCCCCCCCC -j KUBE-C\n:KUBE-C - [0:0]",
+            False,
+        ),
+        (
+            ":KUBE-SVC-CCCCCCCCCCCCCCCC - [0:0]\n:KUBE-C - [0:0]\n-A KUBE-SVC-CCCCCCCCCCCCCCCC -j KUBE-C",
+            True,
+        ),
+        ("-A KUBE-SVC-CCCCCCCCCCCCCCCC -j RETURN", False),
     ],
 )
 def test_the_kernel_has_the_plane_s_laws(tool: Tool, change: str, taken: bool) -> None:
@@ -194,7 +204,7 @@ def test_the_kernel_has_the_plane_s_laws(tool: Tool, change: str, taken: bool) -
 
     def work() -> tuple[bool, str]:
         tool.load(SMALL)
-        done = tool.try_to(f"*nat\n-A KUBE-D -j RETURN\n{change}\nCOMMIT\n")
+        done = tool.try_to(f"*nat\n-A KUBE-SVC-DDDDDDDDDDDDDDDD -j RETURN\n{change}\nCOMMIT\n")
         return done.returncode == 0, tool.save()
 
     went, told = inside(work)

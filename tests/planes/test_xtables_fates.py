@@ -203,14 +203,16 @@ def test_what_is_not_understood_is_said() -> None:
         end(at("filter", "FORWARD", rule(Drop(), ForeignMatch(("-m", "nfacct")))), coming())
     with pytest.raises(Unknowable, match="LOG"):
         end(at("filter", "FORWARD", rule(ForeignTarget(("LOG",)))), coming())
-    with pytest.raises(Unknowable, match="KUBE-NONE"):
-        end(at("filter", "FORWARD", rule(Jump("KUBE-NONE"))), coming())
+    with pytest.raises(Unknowable, match="KUBE-SVC-NONENONENONENONE"):
+        end(at("filter", "FORWARD", rule(Jump("KUBE-SVC-NONENONENONENONE"))), coming())
 
 
 def test_a_packet_that_does_not_meet_it_does_not_mind() -> None:
-    odd = at("filter", "INPUT", rule(Jump("KUBE-NONE")))
+    odd = at("filter", "INPUT", rule(Jump("KUBE-SVC-NONENONENONENONE")))
     assert end(odd, coming()) == PASS
-    assert end(at("filter", "FORWARD", rule(Jump("KUBE-NONE"), Protocol(UDP))), coming()) == PASS
+    assert (
+        end(at("filter", "FORWARD", rule(Jump("KUBE-SVC-NONENONENONENONE"), Protocol(UDP))), coming()) == PASS
+    )
 
 
 # --- chains --------------------------------------------------------------------------
@@ -218,15 +220,15 @@ def test_a_packet_that_does_not_meet_it_does_not_mind() -> None:
 
 def test_return_and_the_end_of_a_chain_lead_back_after_a_jump() -> None:
     for last in ((), (rule(Return()), rule(Drop()))):
-        objects = at("filter", "FORWARD", rule(Jump("KUBE-A")), rule(Reject()))
-        assert end(objects | chain("filter", "KUBE-A", *last), coming()) == REJECT
+        objects = at("filter", "FORWARD", rule(Jump("KUBE-SVC-AAAAAAAAAAAAAAAA")), rule(Reject()))
+        assert end(objects | chain("filter", "KUBE-SVC-AAAAAAAAAAAAAAAA", *last), coming()) == REJECT
 
 
 def test_a_goto_leads_back_to_where_the_last_jump_was() -> None:
     objects = {
-        **at("filter", "FORWARD", rule(Jump("KUBE-A")), rule(Reject())),
-        **chain("filter", "KUBE-A", rule(Goto("KUBE-B")), rule(Drop())),
-        **chain("filter", "KUBE-B"),
+        **at("filter", "FORWARD", rule(Jump("KUBE-SVC-AAAAAAAAAAAAAAAA")), rule(Reject())),
+        **chain("filter", "KUBE-SVC-AAAAAAAAAAAAAAAA", rule(Goto("KUBE-SVC-BBBBBBBBBBBBBBBB")), rule(Drop())),
+        **chain("filter", "KUBE-SVC-BBBBBBBBBBBBBBBB"),
     }
     assert end(objects, coming()) == REJECT
 
@@ -234,9 +236,9 @@ def test_a_goto_leads_back_to_where_the_last_jump_was() -> None:
 def test_accept_ends_a_table_and_no_other() -> None:
     objects = {
         **at("mangle", "FORWARD", rule(Accept()), rule(Drop())),
-        **at("filter", "FORWARD", rule(Jump("KUBE-A"))),
-        **chain("filter", "KUBE-A", rule(Jump("KUBE-B")), rule(Drop())),
-        **chain("filter", "KUBE-B", rule(Accept())),
+        **at("filter", "FORWARD", rule(Jump("KUBE-SVC-AAAAAAAAAAAAAAAA"))),
+        **chain("filter", "KUBE-SVC-AAAAAAAAAAAAAAAA", rule(Jump("KUBE-SVC-BBBBBBBBBBBBBBBB")), rule(Drop())),
+        **chain("filter", "KUBE-SVC-BBBBBBBBBBBBBBBB", rule(Accept())),
     }
     assert end(objects, coming()) == PASS
     assert end(objects | at("filter", "FORWARD", rule(Reject())), coming()) == REJECT
@@ -244,9 +246,9 @@ def test_accept_ends_a_table_and_no_other() -> None:
 
 def test_tables_have_their_own_chains() -> None:
     objects = {
-        **at("nat", "PREROUTING", rule(Jump("KUBE-A"))),
-        **chain("filter", "KUBE-A", rule(Drop())),
-        **chain("nat", "KUBE-A", rule(to(PODS[0]))),
+        **at("nat", "PREROUTING", rule(Jump("KUBE-SVC-AAAAAAAAAAAAAAAA"))),
+        **chain("filter", "KUBE-SVC-AAAAAAAAAAAAAAAA", rule(Drop())),
+        **chain("nat", "KUBE-SVC-AAAAAAAAAAAAAAAA", rule(to(PODS[0]))),
     }
     assert end(objects, coming()) == endpoint(PODS[0])
 
@@ -264,8 +266,8 @@ def test_branches_are_rules_of_their_chain() -> None:
 
 def test_a_circle_is_told_of() -> None:
     objects = {
-        **at("nat", "PREROUTING", rule(Jump("KUBE-A"))),
-        **chain("nat", "KUBE-A", rule(Goto("KUBE-A"))),
+        **at("nat", "PREROUTING", rule(Jump("KUBE-SVC-AAAAAAAAAAAAAAAA"))),
+        **chain("nat", "KUBE-SVC-AAAAAAAAAAAAAAAA", rule(Goto("KUBE-SVC-AAAAAAAAAAAAAAAA"))),
     }
     with pytest.raises(Unknowable, match="back to itself"):
         end(objects, coming())
@@ -353,14 +355,17 @@ def test_what_ends_here_is_not_masqueraded() -> None:
 
 def test_the_trail_names_the_place_and_the_rule() -> None:
     objects = {
-        **at("nat", "PREROUTING", rule(Jump("KUBE-A"))),
+        **at("nat", "PREROUTING", rule(Jump("KUBE-SVC-AAAAAAAAAAAAAAAA"))),
         **chain(
-            "nat", "KUBE-A", rule(to(PODS[0]), Protocol(TCP), Random(2)), rule(to(PODS[1]), Protocol(TCP))
+            "nat",
+            "KUBE-SVC-AAAAAAAAAAAAAAAA",
+            rule(to(PODS[0]), Protocol(TCP), Random(2)),
+            rule(to(PODS[1]), Protocol(TCP)),
         ),
     }
     trail: list[str] = []
     fates(objects, coming(), frozenset({NODE}), trail)
     assert len(trail) == 2
     assert trail[0].startswith("PREROUTING nat PREROUTING: ")
-    assert trail[1].startswith("PREROUTING nat KUBE-A: ")
+    assert trail[1].startswith("PREROUTING nat KUBE-SVC-AAAAAAAAAAAAAAAA: ")
     assert "10.244.1.1:8080" in trail[1]

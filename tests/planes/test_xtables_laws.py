@@ -20,10 +20,16 @@ from tests.planes.xtprograms import every_construct, programs, rule
 from tests.programs import add, drop, put
 
 ORDER = {o.PLANE: o.KINDS}
-A, B = o.chain_key("ip", "nat", "KUBE-A"), o.chain_key("ip", "nat", "KUBE-B")
-A_RULES, B_RULES = o.rules_key("ip", "nat", "KUBE-A"), o.rules_key("ip", "nat", "KUBE-B")
+A, B = (
+    o.chain_key("ip", "nat", "KUBE-SVC-AAAAAAAAAAAAAAAA"),
+    o.chain_key("ip", "nat", "KUBE-SVC-BBBBBBBBBBBBBBBB"),
+)
+A_RULES, B_RULES = (
+    o.rules_key("ip", "nat", "KUBE-SVC-AAAAAAAAAAAAAAAA"),
+    o.rules_key("ip", "nat", "KUBE-SVC-BBBBBBBBBBBBBBBB"),
+)
 JUMP = o.jump_key("ip", "nat", "OUTPUT", 1)
-TO_A, TO_B = rule(to=o.Jump("KUBE-A")), rule(to=o.Goto("KUBE-B"))
+TO_A, TO_B = rule(to=o.Jump("KUBE-SVC-AAAAAAAAAAAAAAAA")), rule(to=o.Goto("KUBE-SVC-BBBBBBBBBBBBBBBB"))
 BRANCH = o.branch_key("ip", "nat", "KUBE-BY-S", TO_B)
 SMALL: dict[Key, Any] = {
     A: o.Chain(),
@@ -48,10 +54,20 @@ def test_place(key: Key, inside: Key | None) -> None:
         (A_RULES, o.Rules((TO_B, rule(to=o.Drop()), rule(), TO_A)), [B, A]),
         (JUMP, TO_A, [A]),
         (BRANCH, TO_B, [B]),
-        (o.rules_key("ip6", "filter", "KUBE-A"), o.Rules((TO_B,)), [o.chain_key("ip6", "filter", "KUBE-B")]),
+        (
+            o.rules_key("ip6", "filter", "KUBE-SVC-AAAAAAAAAAAAAAAA"),
+            o.Rules((TO_B,)),
+            [o.chain_key("ip6", "filter", "KUBE-SVC-BBBBBBBBBBBBBBBB")],
+        ),
         (A, o.Chain(), []),
         # Whatever somebody put into a chain of ours: their chains are no objects.
-        (A_RULES, o.Rules((rule(to=o.Jump("DOCKER")), rule(to=o.ForeignTarget(("-j", "KUBE-B"))))), []),
+        (
+            A_RULES,
+            o.Rules(
+                (rule(to=o.Jump("DOCKER")), rule(to=o.ForeignTarget(("-j", "KUBE-SVC-BBBBBBBBBBBBBBBB"))))
+            ),
+            [],
+        ),
     ],
 )
 def test_references(key: Key, obj: Any, named: list[Key]) -> None:
@@ -68,8 +84,8 @@ def write(plane: MemoryPlane, *changes: Change) -> None:
         ([drop(B, o.Chain())], errno.EBUSY),
         ([drop(A, o.Chain())], errno.EBUSY),
         ([drop(JUMP, TO_A), drop(B, o.Chain())], errno.EBUSY),
-        ([put(JUMP, TO_A, rule(to=o.Jump("KUBE-C")))], errno.ENOENT),
-        ([add(o.rules_key("ip", "nat", "KUBE-C"), o.Rules())], errno.ENOENT),
+        ([put(JUMP, TO_A, rule(to=o.Jump("KUBE-SVC-CCCCCCCCCCCCCCCC")))], errno.ENOENT),
+        ([add(o.rules_key("ip", "nat", "KUBE-SVC-CCCCCCCCCCCCCCCC"), o.Rules())], errno.ENOENT),
         ([add(BRANCH, TO_B)], errno.ENOENT),
         # Of that name, but in another table.
         ([add(o.jump_key("ip", "filter", "INPUT", 1), TO_A)], errno.ENOENT),

@@ -39,11 +39,15 @@ def phrases(family: o.Family) -> dict[str, tuple[o.TableName, o.Rule]]:
     at, of, to = parse_prefix(host), parse_prefix(net), parse_ip(pod)
     tcp, web = o.Protocol(TCP), o.Dport(TCP, 80)
     nat: dict[str, o.Rule] = {
-        f'-d {host} -p tcp -m comment --comment "shop/web:http IP" -m tcp --dport 80 -j KUBE-B': rule(
-            o.Destination(at), tcp, o.Comment("shop/web:http IP"), web, to=o.Jump("KUBE-B")
+        f'-d {host} -p tcp -m comment --comment "a web" -m tcp --dport 80 -j KUBE-SVC-BBBBBBBBBBBBBBBB': rule(
+            o.Destination(at), tcp, o.Comment("a web"), web, to=o.Jump("KUBE-SVC-BBBBBBBBBBBBBBBB")
         ),
-        f"! -s {net} -d {host} -p udp -m udp --dport 53 -g KUBE-B": rule(
-            o.Source(of, True), o.Destination(at), o.Protocol(UDP), o.Dport(UDP, 53), to=o.Goto("KUBE-B")
+        f"! -s {net} -d {host} -p udp -m udp --dport 53 -g KUBE-SVC-BBBBBBBBBBBBBBBB": rule(
+            o.Source(of, True),
+            o.Destination(at),
+            o.Protocol(UDP),
+            o.Dport(UDP, 53),
+            to=o.Goto("KUBE-SVC-BBBBBBBBBBBBBBBB"),
         ),
         f"-s {host} ! -d {net} ! -i eth0 -p sctp -m sctp --dport 80": rule(
             o.Source(at),
@@ -54,10 +58,16 @@ def phrases(family: o.Family) -> dict[str, tuple[o.TableName, o.Rule]]:
         ),
         "-i cni+ -j RETURN": rule(o.InInterface("cni", begins=True), to=o.Return()),
         "-i eth0.7": rule(o.InInterface("eth0.7")),
-        "-p tcp -m tcp --dport 80:95 -j KUBE-B": rule(tcp, o.Dport(TCP, 80, 95), to=o.Jump("KUBE-B")),
+        "-p tcp -m tcp --dport 80:95 -j KUBE-SVC-BBBBBBBBBBBBBBBB": rule(
+            tcp, o.Dport(TCP, 80, 95), to=o.Jump("KUBE-SVC-BBBBBBBBBBBBBBBB")
+        ),
         "-p udp -m udp --dport 0:32767": rule(o.Protocol(UDP), o.Dport(UDP, 0, 32767)),
-        "-m addrtype --dst-type LOCAL -j KUBE-B": rule(o.AddrType("dst"), to=o.Jump("KUBE-B")),
-        "-m addrtype --src-type LOCAL -j KUBE-B": rule(o.AddrType("src"), to=o.Jump("KUBE-B")),
+        "-m addrtype --dst-type LOCAL -j KUBE-SVC-BBBBBBBBBBBBBBBB": rule(
+            o.AddrType("dst"), to=o.Jump("KUBE-SVC-BBBBBBBBBBBBBBBB")
+        ),
+        "-m addrtype --src-type LOCAL -j KUBE-SVC-BBBBBBBBBBBBBBBB": rule(
+            o.AddrType("src"), to=o.Jump("KUBE-SVC-BBBBBBBBBBBBBBBB")
+        ),
         "-m mark ! --mark 0x4000/0x4000 -j RETURN": rule(o.Mark(0x4000, 0x4000, True), to=o.Return()),
         "-m mark --mark 0x4000 -j ACCEPT": rule(o.Mark(0x4000, 0xFFFFFFFF), to=o.Accept()),
         "-m mark --mark 0x0/0x4000": rule(o.Mark(0, 0x4000)),
@@ -105,8 +115,10 @@ def phrases(family: o.Family) -> dict[str, tuple[o.TableName, o.Rule]]:
         ),
     }
     filters: dict[str, o.Rule] = {
-        '-m conntrack --ctstate NEW -m comment --comment "kubernetes service portals" -j KUBE-B': rule(
-            o.CtState(("NEW",)), o.Comment("kubernetes service portals"), to=o.Jump("KUBE-B")
+        '-m conntrack --ctstate NEW -m comment --comment "to portals" -j KUBE-SVC-BBBBBBBBBBBBBBBB': rule(
+            o.CtState(("NEW",)),
+            o.Comment("to portals"),
+            to=o.Jump("KUBE-SVC-BBBBBBBBBBBBBBBB"),
         ),
         "-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP": rule(
             o.CtState(("RELATED", "ESTABLISHED", "DNAT"), True), to=o.Drop()
@@ -143,9 +155,11 @@ def every_construct(family: o.Family) -> dict[Key, object]:
     """A program with all the phrases, branches, and jumps from built-in chains of each table."""
     told: dict[tuple[o.TableName, str], list[o.Rule]] = {}
     for words, (table, one) in phrases(family).items():
-        told.setdefault((table, "KUBE-POST" if "MASQUERADE" in words else "KUBE-A"), []).append(one)
+        told.setdefault(
+            (table, "KUBE-POSTROUTING" if "MASQUERADE" in words else "KUBE-SVC-AAAAAAAAAAAAAAAA"), []
+        ).append(one)
     for table in TABLES:
-        told[table, "KUBE-B"] = []
+        told[table, "KUBE-SVC-BBBBBBBBBBBBBBBB"] = []
     program: dict[Key, object] = {}
     for (table, chain), rules in told.items():
         program[o.chain_key(family, table, chain)] = o.Chain()
@@ -154,17 +168,20 @@ def every_construct(family: o.Family) -> dict[Key, object]:
     program[o.chain_key(family, "nat", by)] = o.Chain()
     for low in (2, 1, 10):
         host = parse_prefix(f"10.96.0.{low}/32" if family == "ip" else f"fd00:96::{low}/128")
-        branch = rule(o.Destination(host), o.Comment(f"shop/s{low}"), to=o.Goto("KUBE-B"))
+        branch = rule(o.Destination(host), o.Comment(f"shop/s{low}"), to=o.Goto("KUBE-SVC-BBBBBBBBBBBBBBBB"))
         program[o.branch_key(family, "nat", by, branch)] = branch
     jumps: list[tuple[o.TableName, str, list[o.Rule]]] = [
-        ("nat", "PREROUTING", [rule(o.Comment("portals"), to=o.Jump("KUBE-B"))]),
-        ("nat", "POSTROUTING", [rule(to=o.Jump("KUBE-POST"))]),
+        ("nat", "PREROUTING", [rule(o.Comment("portals"), to=o.Jump("KUBE-SVC-BBBBBBBBBBBBBBBB"))]),
+        ("nat", "POSTROUTING", [rule(to=o.Jump("KUBE-POSTROUTING"))]),
         (
             "filter",
             "FORWARD",
-            [rule(o.CtState(("NEW",)), to=o.Jump("KUBE-A")), rule(to=o.Goto("KUBE-B"))],
+            [
+                rule(o.CtState(("NEW",)), to=o.Jump("KUBE-SVC-AAAAAAAAAAAAAAAA")),
+                rule(to=o.Goto("KUBE-SVC-BBBBBBBBBBBBBBBB")),
+            ],
         ),
-        ("mangle", "OUTPUT", [rule(to=o.Jump("KUBE-B"))]),
+        ("mangle", "OUTPUT", [rule(to=o.Jump("KUBE-SVC-BBBBBBBBBBBBBBBB"))]),
     ]
     for table, chain, rules in jumps:
         for number, one in enumerate(rules, 1):
@@ -178,9 +195,12 @@ protos = st.sampled_from(list(PROTOS.values()))
 marks = st.integers(0, 0xFFFFFFFF) | st.sampled_from([0, 1, 0x4000, 0x8000, 0xFFFFFFFF])
 comments = st.text(
     st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1, max_size=60
-) | st.sampled_from(["-j", "!", "--dport", 'a "b"', "c'd", "e\\", "# f", " g  ", '"', "KUBE-A"])
+) | st.sampled_from(
+    ["-j", "!", "--dport", 'a "b"', "c'd", "e\\", "# f", " g  ", '"', "KUBE-SVC-AAAAAAAAAAAAAAAA"]
+)
 interfaces = st.from_regex(r"[a-z][a-z0-9.-]{0,11}", fullmatch=True)
 suffixes = st.from_regex(r"[A-Z0-9][A-Z0-9./-]{0,15}", fullmatch=True)
+hashes = st.from_regex(r"[A-Z2-7]{16}", fullmatch=True)
 lists = st.from_regex(r"KUBE-AF-[A-Z0-9]{1,16}", fullmatch=True)
 
 
@@ -211,6 +231,7 @@ def dports(draw: st.DrawFn, proto: Proto) -> o.Dport:
 states = st.lists(st.sampled_from(STATES), min_size=1, unique=True).map(
     lambda some: tuple(sorted(some, key=STATES.index))
 )
+jump_matches: SearchStrategy[o.Match] = st.one_of(comments.map(o.Comment), st.just(o.CtState(("NEW",))))
 inner_matches: SearchStrategy[o.Match] = st.one_of(
     st.builds(o.AddrType, st.sampled_from(["src", "dst"])),
     st.builds(o.CtState, states, st.booleans()),
@@ -294,8 +315,8 @@ def _fill(
     draw: st.DrawFn, program: dict[Key, object], family: o.Family, table: o.TableName, last: bool
 ) -> None:
     """`last`: of nat, what hangs on POSTROUTING; elsewhere what hangs on the other hooks."""
-    begin = "KUBE-Z" if last else "KUBE-A"
-    names = [begin + name for name in draw(st.lists(suffixes, max_size=3, unique=True))]
+    begin = "KUBE-SEP-" if last else "KUBE-SVC-"
+    names = [begin + name for name in draw(st.lists(hashes, max_size=3, unique=True))]
     if not last:
         names += [o.BRANCHING + name for name in draw(st.lists(suffixes, max_size=2, unique=True))]
     for place, name in enumerate(names):
@@ -309,5 +330,5 @@ def _fill(
     for hook in (hooks[last],) if table == "nat" else hooks:
         for number in range(1, draw(st.integers(0, 2)) + 1) if names else ():
             target = draw(st.sampled_from([o.Jump, o.Goto]))(draw(st.sampled_from(names)))
-            matches = draw(st.lists(inner_matches, max_size=2))
+            matches = draw(st.lists(jump_matches, max_size=2))
             program[o.jump_key(family, table, hook, number)] = o.Rule(tuple(matches), cast(o.Target, target))

@@ -35,6 +35,7 @@ from kubeway.planes.xtables.objects import (
     MarkXset,
     Masquerade,
     Match,
+    Nfacct,
     Protocol,
     Random,
     Recent,
@@ -209,7 +210,7 @@ class _Flow(Passage):
                 return (self.mark & mask == value) != invert
             case Recent():
                 return self.recent(match)
-            case Comment() | Random():
+            case Comment() | Random() | Nfacct():
                 return True
             case _:
                 words = " ".join(match.words)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from kubeway.planes.xtables.objects import PLANE, Goto, Jump, Rule, Rules
-from kubeway.planes.xtables.words import OURS
+from kubeway.planes.xtables.ours import is_held
 from kubeway.program.program import Change, Key, Object
 
 RIGID: Final[frozenset[str]] = frozenset()
@@ -38,7 +38,7 @@ def references(key: Key, obj: Object) -> Iterator[Key]:
     family, table = key.name[:2]
     rules = obj.rules if isinstance(obj, Rules) else (obj,) if isinstance(obj, Rule) else ()
     for rule in rules:
-        if isinstance(rule.target, Jump | Goto) and rule.target.chain.startswith(OURS):
+        if isinstance(rule.target, Jump | Goto) and is_held(table, rule.target.chain):
             yield Key(PLANE, "chain", (family, table, rule.target.chain))
 
 

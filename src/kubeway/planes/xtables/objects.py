@@ -6,8 +6,9 @@ A rule is its matches, in order, and a target. What is compared with the kernel,
 `iptables-restore`, read from `iptables-save` and run on packets by `fates` is one thing.
 
 Keys: `("chain", (family, table, chain))`, `("rules", (family, table, chain))` for chains of ours, and
-`("jump", (family, table, chain, number))` for the rules we have in a built-in chain, which others share:
-they stand at its top, in the order of their numbers, and everything else in it is left alone.
+`("jump", (family, table, chain, number))` for the rules we have in an open chain, in which others have
+rules, too (a built-in one, or one of `SHARED`): ours stand at its top, in the order of their numbers,
+and everything else in it is left alone.
 
 Some chains of ours are lists that many service ports add to: their names begin with `BRANCHING`. Such a chain
 has no Rules object; each rule is one of its own, `("branch", (family, table, chain, spot))`, and the order of
@@ -22,7 +23,7 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from kubeway.program.program import Key
-from kubeway.values import Ip, Prefix, Proto
+from kubeway.values import Ip, Prefix, Proto, parse_prefix
 
 PLANE: Final = "xtables"
 KINDS: Final = ("chain", "rules", "branch", "jump")
@@ -30,6 +31,12 @@ KINDS: Final = ("chain", "rules", "branch", "jump")
 
 BRANCHING: Final = "KUBE-BY-"
 """How the names of chains begin whose rules are branches."""
+
+BUILT_IN: Final = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+"""The chains that are there without anybody making them, which all share."""
+
+SHARED: Final = frozenset({("filter", "KUBE-FIREWALL")})
+"""Chains, by table, that others make and fill, too."""
 
 Family = Literal["ip", "ip6"]
 TableName = Literal["filter", "nat", "mangle"]
@@ -147,6 +154,12 @@ class Recent(Struct, frozen=True, tag=True):
     seconds: int = 0
 
 
+class Nfacct(Struct, frozen=True, tag=True):
+    """Counts the packet in an accounting object of the kernel, which outlives the rule; always applies."""
+
+    name: str
+
+
 class Comment(Struct, frozen=True, tag=True):
     text: str
 
@@ -159,7 +172,7 @@ class ForeignMatch(Struct, frozen=True, tag=True):
 
 Match = (
     Source | Destination | InInterface | Protocol | Dport | AddrType | CtState | Mark | Random | Recent
-    | Comment | ForeignMatch
+    | Nfacct | Comment | ForeignMatch
 )  # fmt: skip
 
 # --- targets ------------------------------------------------------------------------
@@ -227,3 +240,20 @@ class Rules(Struct, frozen=True):
     """The rules of a chain of ours, in order."""
 
     rules: tuple[Rule, ...] = ()
+
+
+_LOOPBACK: Final = parse_prefix("127.0.0.0/8")
+
+MARTIAN: Final = "block incoming localnet connections"
+
+MARTIANS: Final = Rule(
+    (
+        Source(_LOOPBACK, invert=True),
+        Destination(_LOOPBACK),
+        Comment(MARTIAN),
+        CtState(("RELATED", "ESTABLISHED", "DNAT"), invert=True),
+    ),
+    Drop(),
+)
+"""What keeps loopback addresses closed to others while `route_localnet` is on (CVE-2020-8558); kubelet's,
+kube-proxy's and ours are the same."""

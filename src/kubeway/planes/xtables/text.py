@@ -18,11 +18,12 @@ from typing import Any, Final, cast
 from kubeway.errors import Malformed
 from kubeway.planes.xtables.objects import (
     BRANCHING,
+    BUILT_IN,
+    MARTIAN,
     PLANE,
+    SHARED,
     Chain,
     Family,
-    Goto,
-    Jump,
     Rule,
     Rules,
     TableName,
@@ -31,16 +32,14 @@ from kubeway.planes.xtables.objects import (
     jump_key,
     rules_key,
 )
-from kubeway.planes.xtables.words import OURS, parse_rule, show_rule, split
+from kubeway.planes.xtables.ours import is_held, is_our_jump
+from kubeway.planes.xtables.words import PREFIX, parse_rule, show_rule, split
 from kubeway.program.program import Key
 
-__all__ = ["BUILT_IN", "TABLES", "parse", "show", "show_rule"]
+__all__ = ["TABLES", "parse", "show", "show_rule"]
 
 TABLES: Final[tuple[TableName, ...]] = ("filter", "nat", "mangle")
 """The tables we have chains in, in the order they are shown."""
-
-BUILT_IN: Final = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
-"""The chains that are there without anybody making them, which all share."""
 
 _TOOLS: Final[dict[Family, str]] = {"ip": "iptables-restore", "ip6": "ip6tables-restore"}
 _COUNTERS: Final = re.compile(r"\[[0-9]+:[0-9]+\] ", re.ASCII)
@@ -116,8 +115,8 @@ def _first(held: tuple[Any, Rule]) -> Any:
 def parse(text: str, family: Family) -> dict[Key, object]:
     """Our part of what `iptables-save` (of this family, with or without `-c`) told of a whole node.
 
-    Ours are the chains whose names begin with KUBE-, and rules of built-in chains that jump to
-    such a chain. Everything else is passed over: other tables, chains, rules and chain policies.
+    Which chains and rules of built-in chains are ours says `ours.py`. Everything else is passed
+    over: other tables, chains, rules and chain policies.
     Raises Malformed, with the line, for what iptables-save does not print; a text that ends within
     a table is a node half told, which must not look like one with fewer rules.
     """
@@ -161,8 +160,10 @@ class _Reading:
         self.family: Family = family
         self.known: set[str] = set()
         self.rules: dict[str, list[Rule]] = {}
-        self.shared: dict[str, list[Rule | None]] = {name: [] for name in BUILT_IN}
-        """Rules of the built-in chains; None: somebody else's."""
+        self.open: dict[str, list[Rule | None]] = {
+            name: [] for name in (*BUILT_IN, *(chain for table, chain in SHARED if table == name))
+        }
+        """Rules of the chains that others fill, too; None: somebody else's."""
 
     def read(self, line: str) -> None:
         if line[0] == ":":
@@ -174,7 +175,7 @@ class _Reading:
         if command not in ("-A", "-I"):
             raise Malformed(f"not a table, chain, rule or COMMIT: {line[:60]!r}")
         chain, _, rest = rest.partition(" ")
-        if self.name in TABLES and (chain in self.shared or chain.startswith(OURS)):
+        if self.name in TABLES and (chain in self.open or is_held(self.name, chain)):
             self.rule(command, chain, rest)
 
     def declare(self, line: str) -> None:
@@ -185,13 +186,13 @@ class _Reading:
         if name in self.known:
             raise Malformed(f"chain {name} of {self.name} is told twice")
         self.known.add(name)
-        if self.name in TABLES and name.startswith(OURS):
+        if self.name in TABLES and is_held(self.name, name):
             self.rules[name] = []
 
     def rule(self, command: str, chain: str, rest: str) -> None:
         held: list[Rule] | list[Rule | None]
-        if chain in self.shared:
-            held = self.shared[chain]
+        if chain in self.open:
+            held = self.open[chain]
             rule = self.jump(rest, command)
         else:
             if chain not in self.rules:
@@ -210,22 +211,22 @@ class _Reading:
         return parse_rule(words, self.family, self.known)
 
     def jump(self, rest: str, command: str) -> Rule | None:
-        if OURS not in rest:
+        if PREFIX not in rest and MARTIAN not in rest:
             return None  # most of them; what is not ours need not be understood
         rule = self.parse(rest, command)
-        target = rule.target
-        ours = isinstance(target, Jump | Goto) and target.chain.startswith(OURS)
-        return rule if ours else None
+        return rule if is_our_jump(self.name, rule) else None
 
     def objects(self) -> Iterator[tuple[Key, object]]:
         table = cast(TableName, self.name)
         for chain, rules in self.rules.items():
             yield chain_key(self.family, table, chain), Chain()
+            if chain in self.open:
+                continue
             if chain.startswith(BRANCHING):
                 yield from self.branches(table, chain, rules)
             else:
                 yield rules_key(self.family, table, chain), Rules(tuple(rules))
-        for chain, shared in self.shared.items():
+        for chain, shared in self.open.items():
             for number, jump in enumerate(filter(None, shared), 1):
                 yield jump_key(self.family, table, chain, number), jump
 

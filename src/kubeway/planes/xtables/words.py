@@ -33,6 +33,7 @@ from kubeway.planes.xtables.objects import (
     MarkXset,
     Masquerade,
     Match,
+    Nfacct,
     Protocol,
     Random,
     Recent,
@@ -44,8 +45,8 @@ from kubeway.planes.xtables.objects import (
 )
 from kubeway.values import PROTO_NAMES, PROTOS, Prefix, parse_ip, parse_prefix, show_addr
 
-OURS: Final = "KUBE-"
-"""How the names of chains begin that belong to the service proxy."""
+PREFIX: Final = "KUBE-"
+"""How the names of chains begin that may be a service proxy's: never a target's."""
 
 STATES: Final = ("INVALID", "NEW", "RELATED", "ESTABLISHED", "UNTRACKED", "SNAT", "DNAT")
 """In the order in which they are printed."""
@@ -69,7 +70,7 @@ _HEADS: Final = ("-s", "-d", "-i", "-o", "-p", "-f")
 """What the rule itself asks, in the order of iptables-save; it stands before all matches."""
 
 _ENDS: Final = frozenset({*_HEADS, "-m", "-j", "-g"})
-_FREE: Final = frozenset({"--comment", "--name", "--string"})
+_FREE: Final = frozenset({"--comment", "--name", "--string", "--nfacct-name"})
 """Options whose value may be any word, even one that looks like an option."""
 
 _HEAD_RANKS: Final[dict[type[Match], int]] = {
@@ -171,6 +172,8 @@ def show_match(match: Match, family: Family) -> str:
         case Recent(name, op, seconds):
             within = f" --seconds {seconds} --reap" if seconds else ""
             return f"-m recent {_RECENT_OPS[op]}{within} --name {name} --mask {_WHOLE_MASK[family]} --rsource"
+        case Nfacct(name):
+            return f"-m nfacct --nfacct-name {name}"
         case ForeignMatch(words):
             return _foreign(words)
 
@@ -321,6 +324,14 @@ def _comment(name: str, options: tuple[str, ...], family: Family) -> Match | Non
             return None
 
 
+def _nfacct(name: str, options: tuple[str, ...], family: Family) -> Match | None:
+    match options:
+        case ("--nfacct-name", text):
+            return Nfacct(text)
+        case _:
+            return None
+
+
 def _addrtype(name: str, options: tuple[str, ...], family: Family) -> Match | None:
     match options:
         case ("--src-type", "LOCAL"):
@@ -384,6 +395,7 @@ _MATCHES: Final[dict[str, Callable[[str, tuple[str, ...], Family], Match | None]
     "comment": _comment,
     "conntrack": _conntrack,
     "mark": _mark,
+    "nfacct": _nfacct,
     "recent": _recent,
     "statistic": _statistic,
 }
@@ -394,7 +406,7 @@ def _target(option: str, words: Sequence[str], family: Family, chains: Container
         raise Malformed(f"{option} without its value")
     name, *options = words
     found: Target | None = None
-    if not options and (name in chains or name.startswith(OURS)):
+    if not options and (name in chains or name.startswith(PREFIX)):
         found = Jump(name) if option == "-j" else Goto(name)
     elif option == "-j":
         match words:
