@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Container, Sequence
+from functools import lru_cache
 from typing import Final
 
 from kubeway.errors import Malformed
@@ -129,7 +130,18 @@ def in_order(matches: Sequence[Match]) -> tuple[Match, ...]:
 
     `parse` gives them so, too: a rule that has them in another order does not read back as itself.
     """
-    return tuple(sorted(matches, key=_rank))
+    kinds = tuple(map(type, matches))
+    if ForeignMatch in kinds:
+        return tuple(sorted(matches, key=_rank))
+    places = _places(kinds)
+    return tuple(matches) if places is None else tuple([matches[place] for place in places])
+
+
+@lru_cache(maxsize=1024)
+def _places(kinds: tuple[type[Match], ...]) -> tuple[int, ...] | None:
+    """Which of them comes first, which next, and so on; None: they stand as they should."""
+    places = sorted(range(len(kinds)), key=lambda place: _HEAD_RANKS.get(kinds[place], len(_HEADS)))
+    return None if places == sorted(places) else tuple(places)
 
 
 def _rank(match: Match) -> int:
