@@ -11,6 +11,7 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
+from kubeway.model.addresses import is_loopback
 from kubeway.model.packet import Packet
 from kubeway.modes.iptables import IPTABLES
 from kubeway.modes.nftables import NFTABLES
@@ -30,14 +31,18 @@ def program(world: World, mode: Mode) -> Mapping[Key, Object]:
 @given(worlds(), st.data())
 def test_all_modes_mean_what_the_model_means(some: World, data: st.DataObject) -> None:
     modes: tuple[Mode, ...] = (NFTABLES, IPTABLES)
-    programs = {mode.name: program(some, mode) for mode in modes}
+    seen = {mode.name: some.in_mode(mode.name) for mode in modes}
+    programs = {mode.name: program(seen[mode.name], mode) for mode in modes}
     for _ in range(5):
         one: Packet = data.draw(packets(some))
-        meant = some.oracle.fates(one)
-        for fate in meant:
-            event(fate.verdict)
         for mode in modes:
-            done = mode.fates(programs[mode.name], some.view, one)
+            its = seen[mode.name]
+            meant = its.oracle.fates(one)
+            for fate in meant:
+                event(f"{mode.name} {fate.verdict}")
+            if is_loopback(one.dst):
+                event(f"{mode.name} to loopback: {' '.join(sorted({fate.verdict for fate in meant}))}")
+            done = mode.fates(programs[mode.name], its.view, one)
             assert dict(done) == dict(meant), mode.name
 
 
