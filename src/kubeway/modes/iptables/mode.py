@@ -15,6 +15,7 @@ from kubeway.modes.iptables.base import base
 from kubeway.modes.iptables.dispatch import Dispatch, Tree
 from kubeway.modes.iptables.layout import FAMILIES, client_list, front_text, speaks, to_address, to_port
 from kubeway.modes.iptables.picks import Picks
+from kubeway.planes import sysctl
 from kubeway.planes.xtables.fates import Memory
 from kubeway.planes.xtables.fates import fates as walk
 from kubeway.planes.xtables.objects import (
@@ -40,10 +41,10 @@ _KINDS: Final = {"ClusterIP": " cluster IP", "ExternalIP": " external IP", "Load
 
 
 class IptablesMode:
-    """`Mode` of the xtables plane. Pure; what it keeps is a memo of the trees' upper branches."""
+    """Pure; what it keeps is a memo of the trees' upper branches."""
 
     name: Final = "iptables"
-    planes: Final[Mapping[str, tuple[str, ...]]] = {PLANE: KINDS}
+    planes: Final[Mapping[str, tuple[str, ...]]] = {PLANE: KINDS, sysctl.PLANE: sysctl.KINDS}
 
     def __init__(self) -> None:
         self._view: NodeView | None = None
