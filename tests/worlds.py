@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from hypothesis import strategies as st
+from msgspec.structs import replace as with_fields
 
 from kubeway.model.forward import Endpoint, Forward, Frontend
 from kubeway.model.node import NodeFacts, NodeView, Options
@@ -207,6 +208,10 @@ class World:
     def manifest(self) -> bytes:
         return json.dumps(list(self.docs)).encode()
 
+    def in_mode(self, mode: str) -> World:
+        """The same cluster on a node in this mode."""
+        return replace(self, options=with_fields(self.options, mode=mode))
+
     @cached_property
     def objects(self) -> list[KubeObject]:
         return parse_manifest(self.manifest, "world")[0]
@@ -315,6 +320,7 @@ _SOURCES = [
     "fd00:10:244::/48",
     "::/0",
 ]
+_LOOPBACK = {4: ["127.0.0.1", "127.8.0.1"], 6: ["::1"]}
 _OUTSIDE = {4: ["203.0.113.99", "198.18.0.127", "8.8.8.8"], 6: ["2001:db8:1::99", "2001:4860::8888"]}
 _PORTS = [
     ("alt", 8080, "TCP", 8080),
@@ -341,6 +347,8 @@ _NODE_PORT_ADDRESSES: list[Any] = [
     ("192.168.0.0/16", "fd00:7::/64"),
     ("0.0.0.0/0",),
     ("127.0.0.0/8", "::1/128"),
+    ("127.0.0.1/32", "192.168.0.0/16"),
+    ("64.0.0.0/2",),
     ("10.0.0.0/8",),
 ]
 _IIFS = ["eth0", "cni0", "veth7"]
@@ -440,6 +448,7 @@ def options(draw: st.DrawFn) -> Options:
         interface_prefix="veth",
         masquerade_all=draw(_once_in(5)),
         node_port_addresses=node_ports if node_ports == "primary" else tuple(map(parse_prefix, node_ports)),
+        localhost_node_ports=draw(st.booleans()),
         external_ips=not draw(_once_in(10)),
     )
 
@@ -487,6 +496,7 @@ def packets(draw: st.DrawFn, world: World) -> Packet:
 def _places(family: int) -> list[Ip]:
     """Where packets are sent: Services' addresses, used or not, and others."""
     texts = [
+        *_LOOPBACK[family],
         *_CLUSTER_IPS[family],
         *_CAPTURED[family],
         *NODE_ADDRESSES[family],

@@ -261,13 +261,18 @@ def test_compile_prints_what_iptables_restore_reads(run: Kubeway, shop: Path) ->
     only = run("compile", "--manifests", str(shop), "--proxy-mode", "iptables", "--family", "ip6").out
     assert only.count("*nat") == 1
     assert "10.244.1.12" not in only
+    localnet = "# sysctl net.ipv4.conf.all.route_localnet = 1"
+    assert both[-1] == localnet
+    assert localnet not in only
+    words = ("compile", "--manifests", str(shop), "--proxy-mode", "iptables")
+    assert localnet not in run(*words, "--iptables-localhost-nodeports=false").out
     bit = run("compile", "--manifests", str(shop), "--proxy-mode", "iptables", "--masquerade-bit", "3").out
     assert "-j MARK --set-xmark 0x8/0x8" in bit
 
 
 def test_compile_of_iptables_as_json(run: Kubeway, shop: Path) -> None:
     rows = json.loads(run("compile", "--manifests", str(shop), "--proxy-mode", "iptables", "-o", "json").out)
-    assert {row["plane"] for row in rows} == {"xtables"}
+    assert {row["plane"] for row in rows} == {"xtables", "sysctl"}
     mine = [row for row in rows if row["origin"].startswith("shop/cart:http (TCP)")]
     shown = [rule for row in mine if row["kind"] == "rules" for rule in row["object"]["rules"]]
     assert any("--to-destination 10.244.1.12:8080" in rule for rule in shown)

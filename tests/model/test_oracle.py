@@ -191,6 +191,22 @@ def test_node_port_addresses(addresses: Any, accepting: list[str]) -> None:
         assert told(seen, "outside", "203.0.113.10:30080", proto=17) == alike("pass")
 
 
+def test_node_ports_on_loopback() -> None:
+    """For what comes from this node; its addresses stay closed to others, and so do its other ports."""
+    options = Options(mode="iptables", node_port_addresses=(), cluster_cidrs=OPTIONS.cluster_cidrs)
+    for spec in (_CLUSTER, _EXTERNAL_LOCAL):
+        seen = world(cart(**spec), options=options)
+        for ip in ("127.0.0.1", "127.8.0.1"):
+            assert told(seen, "127.0.0.1", f"{ip}:30080", iif="") == ALL_M
+            assert told(seen, "127.0.0.1", f"{ip}:30081", iif="") == alike("pass")
+            assert told(seen, "node", f"{ip}:30080") == ALL_M
+            for source in ("node", "outside", "pod"):
+                assert told(seen, source, f"{ip}:30081") == alike("drop")
+    nobody = world(cart(_NOBODY), options=options)
+    assert told(nobody, "127.0.0.1", "127.0.0.1:30080", iif="") == alike("reject")
+    assert told(nobody, "outside", "127.0.0.1:30080") == alike("drop")
+
+
 def test_a_services_address_wins_over_a_node_port() -> None:
     docs = service_docs("shop/a:x", vip="10.96.0.1", port=30080, externalIPs=["203.0.113.10"], endpoints=0)
     docs += service_docs("shop/b:x", vip="10.96.0.2", node_port=30080)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import given
+from msgspec.structs import replace
 
 from kubeway.model.node import Detector, NodeFacts, Options
 from kubeway.model.objects import Node, NodeAddress
@@ -115,6 +116,30 @@ def test_node_port_addresses(chosen: object, v4: list[str] | None, v6: list[str]
         return None if found is None else [show_ip(ip) for ip in found]
 
     assert (shown(view.v4.node_ports), shown(view.v6.node_ports)) == (v4, v6)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "open"),
+    [
+        ((), True),
+        (("0.0.0.0/0",), True),
+        (("::/0",), True),
+        (("127.0.0.0/8",), True),
+        (("127.1.2.3/32", "10.0.0.0/8"), True),
+        (("64.0.0.0/2",), True),
+        (("10.0.0.0/8",), False),
+        ("primary", False),
+    ],
+)
+def test_node_ports_on_loopback(chosen: object, open: bool) -> None:
+    """Of IPv4 alone, in iptables mode alone, unless it is switched off, if the CIDRs hold it."""
+    cidrs = chosen if chosen == "primary" else tuple(map(parse_prefix, chosen))  # type: ignore[arg-type, call-overload]
+    facts = NodeFacts(name="n1", ips=(parse_ip("203.0.113.10"),), addresses=frozenset(ADDRESSES))
+    options = Options(mode="iptables", node_port_addresses=cidrs)
+    view = node_view(facts, options, [])
+    assert (view.v4.loopback, view.v6.loopback) == (open, False)
+    for other in (replace(options, mode="nftables"), replace(options, localhost_node_ports=False)):
+        assert node_view(facts, other, []).v4.loopback is False
 
 
 @pytest.mark.parametrize("ips", [(), ("127.0.0.1", "::1")])

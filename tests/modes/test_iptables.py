@@ -13,10 +13,14 @@ from kubeway.model.forward import Forward
 from kubeway.model.packet import DROP, REJECT
 from kubeway.modes.iptables import IPTABLES, IptablesMode
 from kubeway.modes.iptables.layout import front_text, hashed, suffix
+from kubeway.planes.sysctl import Value
 from kubeway.planes.xtables.objects import (
     BRANCHING,
+    MARTIANS,
+    SHARED,
     Comment,
     CtState,
+    Destination,
     Dnat,
     Goto,
     Jump,
@@ -24,10 +28,12 @@ from kubeway.planes.xtables.objects import (
     Rule,
     Rules,
     branch_key,
+    jump_key,
     rules_key,
 )
+from kubeway.planes.xtables.words import show_rule
 from kubeway.program.link import Linker, Name
-from kubeway.program.plan import diff
+from kubeway.program.plan import diff, steps
 from kubeway.program.program import Fragment, Key, Object
 from kubeway.values import TCP, parse_ip, parse_prefix
 from tests.worlds import Doc, World, packet, service_cidr_doc, service_docs, world, worlds
@@ -98,6 +104,7 @@ def test_jumps_stand_as_kube_proxy_leaves_them() -> None:
         found.setdefault(key.name[1:3], []).append((rule.target.chain, CtState(("NEW",)) in rule.matches))
     assert found == {
         ("filter", "INPUT"): [
+            ("KUBE-FIREWALL", False),
             ("KUBE-PROXY-FIREWALL", True),
             ("KUBE-NODEPORTS", False),
             ("KUBE-EXTERNAL-SERVICES", True),
@@ -108,7 +115,11 @@ def test_jumps_stand_as_kube_proxy_leaves_them() -> None:
             ("KUBE-SERVICES", True),
             ("KUBE-EXTERNAL-SERVICES", True),
         ],
-        ("filter", "OUTPUT"): [("KUBE-PROXY-FIREWALL", True), ("KUBE-SERVICES", True)],
+        ("filter", "OUTPUT"): [
+            ("KUBE-FIREWALL", False),
+            ("KUBE-PROXY-FIREWALL", True),
+            ("KUBE-SERVICES", True),
+        ],
         ("nat", "PREROUTING"): [("KUBE-SERVICES", False)],
         ("nat", "OUTPUT"): [("KUBE-SERVICES", False)],
         ("nat", "POSTROUTING"): [("KUBE-POSTROUTING", False)],
@@ -140,15 +151,18 @@ def test_every_way_in_is_told_by_a_comment() -> None:
 @given(worlds())
 def test_the_kernel_could_take_it(w: World) -> None:
     """Names are short enough, what is named is there, and no way through it is too deep."""
-    objects = program(w)
+    objects = program(w.in_mode("iptables"))
     rules: dict[tuple[str, str, str], list[Rule]] = {}
     for key, thing in objects.items():
+        if key.plane != "xtables":
+            continue
         place = key.name[:3]
         if key.kind == "chain":
             rules.setdefault(place, [])
             assert place[2].startswith("KUBE-")
             assert len(place[2]) <= 28
-            assert place[2].startswith(BRANCHING) != (rules_key(*place) in objects)
+            if place[1:] not in SHARED:
+                assert place[2].startswith(BRANCHING) != (rules_key(*place) in objects)
         elif key.kind == "rules":
             assert Key("xtables", "chain", place) in objects
             rules.setdefault(place, []).extend(thing.rules)
@@ -362,3 +376,62 @@ def test_a_detector_that_takes_all_for_pods_needs_no_rule() -> None:
     assert len(chain(objects, svc)) == 1
     asked = packet("8.8.8.8", "10.96.0.9:80")
     assert dict(IPTABLES.fates(objects, everyone.view, asked)) == dict(everyone.oracle.fates(asked))
+
+
+# --- node ports on loopback ---------------------------------------------------------------
+
+
+def on_loopback(**options: Any) -> World:
+    """A Service with a node port, on a node in iptables mode."""
+    w = one(node_port=30080).in_mode("iptables")
+    return World(w.docs, replace(w.options, node_port_addresses=(), **options))
+
+
+ROUTE_LOCALNET = Key("sysctl", "value", ("net/ipv4/conf/all/route_localnet",))
+MARTIAN = jump_key("ip", "filter", "KUBE-FIREWALL", 1)
+
+
+def test_loopback_is_opened_after_it_is_closed_to_others() -> None:
+    """CVE-2020-8558: with route_localnet and without the rule, neighbours reach what listens on 127.0.0.1."""
+    objects = program(on_loopback())
+    assert objects[ROUTE_LOCALNET] == Value("1")
+    assert objects[MARTIAN] == MARTIANS
+    there = steps(diff({}, objects), IPTABLES.planes)
+    at = {key: n for n, step in enumerate(there) for key in [change.key for change in step.changes]}
+    assert at[MARTIAN] < at[ROUTE_LOCALNET]
+
+
+@pytest.mark.parametrize("family", ["ip", "ip6"])
+def test_the_shared_chain_is_there_whether_or_not_we_have_a_rule_in_it(family: str) -> None:
+    objects = program(on_loopback(localhost_node_ports=False))
+    assert ROUTE_LOCALNET not in objects
+    assert Key("xtables", "chain", (family, "filter", "KUBE-FIREWALL")) in objects
+    jumps = [objects[Key("xtables", "jump", (family, "filter", hook, 1))] for hook in ("INPUT", "OUTPUT")]
+    assert jumps == [Rule((), Jump("KUBE-FIREWALL"))] * 2
+    assert not [key for key in objects if key.kind == "jump" and key.name[2] == "KUBE-FIREWALL"]
+
+
+@pytest.mark.parametrize(
+    ("cidrs", "into"),
+    [
+        ((), ["-m addrtype --dst-type LOCAL"]),
+        (("127.0.0.0/8",), ["-d 127.0.0.0/8"]),
+        (("203.0.113.0/24",), ["-d 203.0.113.10/32"]),
+        (("203.0.113.0/24", "127.0.0.1/32"), ["-d 203.0.113.10/32", "-d 127.0.0.0/8"]),
+    ],
+)
+def test_addresses_that_lead_to_node_ports(cidrs: tuple[str, ...], into: list[str]) -> None:
+    w = on_loopback()
+    options = replace(w.options, node_port_addresses=tuple(map(parse_prefix, cidrs)))
+    rules = chain(program(World(w.docs, options)), "KUBE-SERVICES")
+    shown = [show_rule(rule, "ip") for rule in rules if rule.target == Jump("KUBE-NODEPORTS")]
+    comment = '"kubernetes service nodeports; NOTE: this must be the last rule in this chain"'
+    assert [line.replace(f"-m comment --comment {comment} ", "") for line in shown] == [
+        f"{one} -j KUBE-NODEPORTS" for one in into
+    ]
+
+
+def test_without_node_ports_on_loopback_nothing_leads_from_there() -> None:
+    rules = chain(program(on_loopback(localhost_node_ports=False)), "KUBE-SERVICES")
+    (into,) = [rule for rule in rules if rule.target == Jump("KUBE-NODEPORTS")]
+    assert Destination(parse_prefix("127.0.0.0/8"), invert=True) in into.matches

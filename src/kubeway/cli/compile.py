@@ -12,6 +12,7 @@ import msgspec
 from kubeway.cli.offline import mode_of, settled
 from kubeway.errors import BadInput
 from kubeway.model.node import Options
+from kubeway.planes import sysctl
 from kubeway.planes.nft import objects as nft
 from kubeway.planes.nft.objects import Family
 from kubeway.planes.nft.text import show as show_nft
@@ -23,6 +24,7 @@ from kubeway.views.compile import program, rows
 _SHOW: Final[dict[str, Callable[[Mapping[Key, Object], Family | None], str]]] = {
     nft.PLANE: show_nft,
     xtables.PLANE: show_xtables,
+    sysctl.PLANE: sysctl.show,
 }
 """The program's part on a plane, as the plane's own tool reads it."""
 
@@ -40,8 +42,8 @@ def compile(  # noqa: A001 (the command's name)
         # An object a line, so that line-wise tools can search and compare them.
         print("[\n" + ",\n".join(msgspec.json.encode(row).decode() for row in rows(linker, chosen)) + "\n]")
     else:
-        for plane in mode.planes:
-            print(_SHOW[plane](linker.objects, chosen))
+        shown = (_SHOW[plane](linker.objects, chosen) for plane in mode.planes)
+        print("\n".join(filter(None, shown)).rstrip("\n"))
 
 
 def _family(text: str) -> Family | None:

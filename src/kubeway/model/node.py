@@ -30,6 +30,7 @@ class Options(Struct, frozen=True, kw_only=True):
     masquerade_bit: int = 14
     # CIDRs whose local addresses accept node ports; () accepts all of them.
     node_port_addresses: tuple[Prefix, ...] | Literal["primary"] = "primary"
+    localhost_node_ports: bool = True  # in iptables mode, where the CIDRs hold loopback
     external_ips: bool = True  # gate AllowServiceExternalIPs
     node_ip: Ip | None = None  # bindAddress, where it is one: this node's, whatever its Node object says
 
@@ -72,13 +73,16 @@ class FamilyView(Struct, frozen=True):
     """What this node settles for one family.
 
     `detector` None: pods cannot be told from others. `node_ports` None: every
-    local address but loopback accepts node ports; else just these.
-    `service_cidrs`: addresses that only Services may have. `addresses`: this node's.
+    local address but loopback accepts node ports; else just these. `loopback`: so
+    does all of 127.0.0.0/8, which then is closed to everything else that does not
+    come from there. `service_cidrs`: addresses that only Services may have.
+    `addresses`: this node's.
     """
 
     family: int
     detector: Detector | None = None
     node_ports: tuple[Ip, ...] | None = None
+    loopback: bool = False
     service_cidrs: tuple[Prefix, ...] = ()
     addresses: frozenset[Ip] = frozenset()
 

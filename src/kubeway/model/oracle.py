@@ -11,6 +11,9 @@ question, in the order in which a packet meets them.
     4  an endpoint          remembered, or drawn; or nobody: drop or reject
     5  what is left         a cluster IP's unowned port, an unallocated cluster IP
 
+Where node ports are open on loopback, its addresses stay closed otherwise: a packet
+to them from elsewhere that is sent to no endpoint is dropped, before 4 says nobody.
+
 Where a packet passes decides whether 4 and 5 can act: one made here passes OUTPUT
 and, if it is sent to an address of this node, comes back in by INPUT; one from
 elsewhere passes INPUT or FORWARD. Node ports without endpoints answer in INPUT
@@ -120,7 +123,9 @@ class _Passage:
 
     def _accepts_node_ports(self) -> bool:
         dst = self.packet.dst
-        if is_loopback(dst) or dst not in self.view.addresses:
+        if is_loopback(dst):
+            return self.view.loopback
+        if dst not in self.view.addresses:
             return False
         return self.view.node_ports is None or dst in self.view.node_ports
 
@@ -128,17 +133,18 @@ class _Passage:
 
     def fates(self) -> Fates:
         way = self._way()
-        if way is None:
-            fate = self._left_over()
-            if fate == PASS:
-                self.tell("passed on as it is")
-            return {fate: Fraction(1)}
-        if not self._let_in(way):
+        if way is not None:
+            if not self._let_in(way):
+                return {DROP: Fraction(1)}
+            endpoints, masquerade = self._list(way)
+            if endpoints:
+                return self._sent(way, endpoints, masquerade)
+        if self._martian():
             return {DROP: Fraction(1)}
-        endpoints, masquerade = self._list(way)
-        if endpoints:
-            return self._sent(way, endpoints, masquerade)
-        return {self._nobody(way): Fraction(1)}
+        fate = self._left_over() if way is None else self._nobody(way)
+        if fate == PASS:
+            self.tell("passed on as it is")
+        return {fate: Fraction(1)}
 
     def _way(self) -> _Way | None:
         packet = self.packet
@@ -247,6 +253,14 @@ class _Passage:
         else:
             self.tell(f"ClientIP affinity: it stays with {last}")
         return found
+
+    def _martian(self) -> bool:
+        """Sent to loopback from elsewhere: a kernel that opens it for node ports lets everything in."""
+        packet = self.packet
+        if not self.view.loopback or not is_loopback(packet.dst) or is_loopback(packet.src):
+            return False
+        self.tell(f"{show_ip(packet.dst)} is loopback, which {show_ip(packet.src)} is not: dropped")
+        return True
 
     def _nobody(self, way: _Way) -> Fate:
         """There is a way in, but nobody to send to."""

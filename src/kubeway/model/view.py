@@ -13,9 +13,10 @@ from collections.abc import Iterable
 from kubeway.model.addresses import is_loopback
 from kubeway.model.node import Detector, FamilyView, NodeFacts, NodeView, Options
 from kubeway.model.objects import Node
-from kubeway.values import V4, V6, Ip, Prefix, disjoint, family_of, parse_prefix
+from kubeway.values import V4, V6, Ip, Prefix, disjoint, family_of, parse_ip, parse_prefix
 
 NODE_IP_TYPES = ("InternalIP", "ExternalIP")
+_FIRST_LOOPBACK = parse_ip("127.0.0.0")
 
 
 def node_facts(node: Node | None, name: str, addresses: Iterable[Ip], own: Ip | None = None) -> NodeFacts:
@@ -62,10 +63,12 @@ def node_view(facts: NodeFacts, options: Options, cidrs: Iterable[str | Prefix])
 
 def _family_view(family: int, facts: NodeFacts, options: Options, cidrs: list[Prefix]) -> FamilyView:
     addresses = frozenset(ip for ip in facts.addresses if family_of(ip) == family)
+    accepting = _accepting(family, facts, options)
     return FamilyView(
         family=family,
         detector=_detector(family, facts, options),
-        node_ports=_node_ports(family, facts, options, addresses),
+        node_ports=_node_ports(accepting, addresses),
+        loopback=family == V4 and _on_loopback(accepting, options),
         service_cidrs=disjoint(_of_family(family, cidrs)),
         addresses=addresses,
     )
@@ -81,13 +84,11 @@ def _detector(family: int, facts: NodeFacts, options: Options) -> Detector | Non
     return Detector("cidr", prefix=own[0]) if own else None
 
 
-def _node_ports(
-    family: int, facts: NodeFacts, options: Options, addresses: frozenset[Ip]
-) -> tuple[Ip, ...] | None:
-    """The addresses of this family that accept node ports; None for all but loopback.
+def _accepting(family: int, facts: NodeFacts, options: Options) -> list[Prefix]:
+    """The CIDRs of this family whose local addresses accept node ports; [] for any address.
 
     A family without a CIDR of its own accepts all, even where the other family
-    has some; so does one with a CIDR of length zero (kube-proxy, nftables mode).
+    has some; so does one with a CIDR of length zero (kube-proxy).
     """
     chosen = options.node_port_addresses
     if chosen == "primary":
@@ -97,11 +98,28 @@ def _node_ports(
     else:
         wanted = list(chosen)
     own = _of_family(family, wanted)
-    if not own or any(prefix.length == 0 for prefix in own):
+    return [] if any(prefix.length == 0 for prefix in own) else own
+
+
+def _node_ports(accepting: list[Prefix], addresses: frozenset[Ip]) -> tuple[Ip, ...] | None:
+    """The addresses that accept node ports; None for all but loopback."""
+    if not accepting:
         return None
     return tuple(
-        sorted(ip for ip in addresses if not is_loopback(ip) and any(prefix.holds(ip) for prefix in own))
+        sorted(
+            ip for ip in addresses if not is_loopback(ip) and any(prefix.holds(ip) for prefix in accepting)
+        )
     )
+
+
+def _on_loopback(accepting: list[Prefix], options: Options) -> bool:
+    """Whether 127.0.0.0/8 accepts node ports: a matter of iptables mode alone, as with kube-proxy.
+
+    Source: pkg/proxy/util/nodeport_addresses.go (ContainsIPv4Loopback).
+    """
+    if options.mode != "iptables" or not options.localhost_node_ports:
+        return False
+    return not accepting or any(is_loopback(cidr.ip) or cidr.holds(_FIRST_LOOPBACK) for cidr in accepting)
 
 
 def _of_family(family: int, prefixes: Iterable[Prefix]) -> list[Prefix]:

@@ -19,6 +19,7 @@ from kubeway.model.node import NodeFacts, NodeView, Options
 from kubeway.model.settle import Settler
 from kubeway.model.store import Snapshot
 from kubeway.model.view import node_facts, node_view
+from kubeway.planes import sysctl
 from kubeway.planes.nft import fields
 from kubeway.planes.nft.objects import Element, Family, Set, set_key
 from kubeway.planes.xtables import objects as xtables
@@ -79,7 +80,7 @@ def rows(linker: Linker, family: Family | None = None) -> list[dict[str, Any]]:
             "origin": str(origins[key]),
         }
         for key in sorted(linker.objects)
-        if family is None or key.name[0] == family
+        if family is None or _family(key) == family
     ]
 
 
@@ -94,6 +95,10 @@ def _choose(snapshot: Snapshot, node: str) -> str:
     if not node and len(names) > 1:
         raise BadInput(f"--node: needed to choose from {len(names)} Nodes: {', '.join(names)}")
     return node or "".join(names)
+
+
+def _family(key: Key) -> str:
+    return sysctl.family_of(key) if key.plane == sysctl.PLANE else str(key.name[0])
 
 
 def _name(key: Key, objects: Mapping[Key, Object]) -> list[str]:

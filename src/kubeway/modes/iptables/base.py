@@ -6,7 +6,9 @@ Source of names, jumps and their order: kube-proxy-behaviour 5.2 to 5.4. What di
 - Filter looks only at packets that were not translated: one that was has met its fate.
 - KUBE-SERVICES in filter refuses every way in that serves nobody, not cluster IPs alone, and then what
   is left of cluster IPs; so packets made here are answered as others are.
-- KUBE-FIREWALL is not touched: what it is for is not in this version, and kubelets put rules there, too.
+- Node ports on loopback are open by one rule, and its addresses closed to others by another: that one
+  stands in KUBE-FIREWALL, which kubelets fill, too. The setting that lets packets from 127.0.0.0/8 leave
+  this node is written after it, never before (CVE-2020-8558).
 """
 
 from __future__ import annotations
@@ -27,8 +29,11 @@ from kubeway.modes.iptables.layout import (
     NODE_PORTS,
     POSTROUTING,
     SERVICES,
+    SHARED_FIREWALL,
 )
+from kubeway.planes import sysctl
 from kubeway.planes.xtables.objects import (
+    MARTIANS,
     Accept,
     AddrType,
     Comment,
@@ -62,6 +67,7 @@ _TRANSLATED: Final = CtState(("DNAT",))
 # In the order in which they stand at the top of each chain: where to, only new flows, why.
 _JUMPS: Final[dict[tuple[TableName, str], tuple[tuple[str, bool, str], ...]]] = {
     ("filter", "INPUT"): (
+        (SHARED_FIREWALL, False, ""),
         (FIREWALL, True, _BALANCER),
         (NODE_PORTS, False, "kubernetes health check service ports"),
         (EXTERNAL_SERVICES, True, _EXTERNAL),
@@ -72,7 +78,11 @@ _JUMPS: Final[dict[tuple[TableName, str], tuple[tuple[str, bool, str], ...]]] = 
         (SERVICES, True, _PORTALS),
         (EXTERNAL_SERVICES, True, _EXTERNAL),
     ),
-    ("filter", "OUTPUT"): ((FIREWALL, True, _BALANCER), (SERVICES, True, _PORTALS)),
+    ("filter", "OUTPUT"): (
+        (SHARED_FIREWALL, False, ""),
+        (FIREWALL, True, _BALANCER),
+        (SERVICES, True, _PORTALS),
+    ),
     ("nat", "PREROUTING"): ((SERVICES, False, _PORTALS),),
     ("nat", "OUTPUT"): ((SERVICES, False, _PORTALS),),
     ("nat", "POSTROUTING"): ((POSTROUTING, False, "kubernetes postrouting rules"),),
@@ -85,8 +95,12 @@ def base(number: int, view: FamilyView, mark: int) -> dict[Key, Object]:
     objects: dict[Key, Object] = {}
     for (table, hook), jumps in _JUMPS.items():
         for at, (chain, new, why) in enumerate(jumps, 1):
-            matches: tuple[Match, ...] = (_NEW, Comment(why)) if new else (Comment(why),)
+            matches: tuple[Match, ...] = (*((_NEW,) if new else ()), *((Comment(why),) if why else ()))
             objects[jump_key(family, table, hook, at)] = Rule(matches, Jump(chain))
+    objects[chain_key(family, "filter", SHARED_FIREWALL)] = CHAIN
+    if view.loopback:
+        objects[jump_key(family, "filter", SHARED_FIREWALL, 1)] = MARTIANS
+        objects[sysctl.value_key(sysctl.ROUTE_LOCALNET)] = sysctl.Value("1")
     for tree in TREES:
         objects[chain_key(family, tree.table, tree.root)] = CHAIN
     for (table, chain), rules in {**_nat(view, mark), **_filter(view, mark)}.items():
@@ -161,7 +175,11 @@ def _destination(cidr: str, invert: bool = False) -> tuple[Destination, ...]:
 
 def _to_node(view: FamilyView, target: Jump, comment: str) -> list[Rule]:
     """The packet's destination is an address that accepts node ports."""
+    loopback = LOOPBACKS[view.family]
     if view.node_ports is None:
-        not_loopback = _destination(LOOPBACKS[view.family], invert=True)
-        return [Rule((*not_loopback, Comment(comment), AddrType("dst")), target)]
-    return [Rule((Destination(host_prefix(ip)), Comment(comment)), target) for ip in view.node_ports]
+        but = () if view.loopback else _destination(loopback, invert=True)
+        return [Rule((*but, Comment(comment), AddrType("dst")), target)]
+    accepting = [Destination(host_prefix(ip)) for ip in view.node_ports]
+    if view.loopback:
+        accepting += _destination(loopback)
+    return [Rule((to, Comment(comment)), target) for to in accepting]

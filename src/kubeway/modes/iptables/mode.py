@@ -13,8 +13,9 @@ from kubeway.model.packet import Fates, Packet
 from kubeway.modes.iptables import dispatch
 from kubeway.modes.iptables.base import base
 from kubeway.modes.iptables.dispatch import Dispatch, Tree
-from kubeway.modes.iptables.layout import FAMILIES, client_list, front_text
+from kubeway.modes.iptables.layout import FAMILIES, client_list, front_text, speaks, to_address, to_port
 from kubeway.modes.iptables.picks import Picks
+from kubeway.planes import sysctl
 from kubeway.planes.xtables.fates import Memory
 from kubeway.planes.xtables.fates import fates as walk
 from kubeway.planes.xtables.objects import (
@@ -22,11 +23,9 @@ from kubeway.planes.xtables.objects import (
     PLANE,
     Accept,
     Destination,
-    Dport,
     Drop,
     Jump,
     Masquerade,
-    Protocol,
     Reject,
     Rule,
     Source,
@@ -42,10 +41,10 @@ _KINDS: Final = {"ClusterIP": " cluster IP", "ExternalIP": " external IP", "Load
 
 
 class IptablesMode:
-    """`Mode` of the xtables plane. Pure; what it keeps is a memo of the trees' upper branches."""
+    """Pure; what it keeps is a memo of the trees' upper branches."""
 
     name: Final = "iptables"
-    planes: Final[Mapping[str, tuple[str, ...]]] = {PLANE: KINDS}
+    planes: Final[Mapping[str, tuple[str, ...]]] = {PLANE: KINDS, sysctl.PLANE: sysctl.KINDS}
 
     def __init__(self) -> None:
         self._view: NodeView | None = None
@@ -70,10 +69,9 @@ class IptablesMode:
         picks = Picks(objects, family, forward, view)
         for frontend in forward.frontends:
             self._way_in(frontend, picks, view.family(forward.family))
-        for endpoint in {*forward.cluster, *forward.local}:
-            if endpoint.local:
-                rule = _itself(endpoint, forward.proto)
-                self._dispatch.address(objects, family, dispatch.CLIENTS, endpoint.ip, rule)
+        for endpoint in {one for each in (forward.cluster, forward.local) for one in each if one.local}:
+            rule = _itself(endpoint, forward.proto)
+            self._dispatch.address(objects, family, dispatch.CLIENTS, endpoint.ip, rule)
         return Fragment(Origin(forward.name, "service port"), objects)
 
     def _way_in(self, frontend: Frontend, picks: Picks, view: FamilyView) -> None:
@@ -84,7 +82,7 @@ class IptablesMode:
         applies = forward.local if by_local else forward.cluster
         if not external:
             assert ip is not None
-            unowned = Rule((Destination(host_prefix(ip)),), _REJECT)
+            unowned = Rule((to_address(ip),), _REJECT)
             self._dispatch.address(objects, family, dispatch.CLUSTER_IPS, ip, unowned)
         if frontend.sources is not None:
             chain = picks.firewall(frontend, frontend.sources)
@@ -134,7 +132,7 @@ IPTABLES: Final = IptablesMode()
 def _itself(endpoint: Endpoint, proto: Proto) -> Rule:
     """An endpoint that was sent to itself would answer itself directly, and never understand."""
     whole = host_prefix(endpoint.ip)
-    matches = Source(whole), Destination(whole), Protocol(proto), Dport(proto, endpoint.port)
+    matches = Source(whole), Destination(whole), speaks(proto), to_port(proto, endpoint.port)
     return Rule(matches, Masquerade())
 
 

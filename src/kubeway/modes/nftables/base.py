@@ -92,7 +92,7 @@ def _base_chains(words: Words, view: FamilyView, mark: int) -> dict[str, tuple[C
     no_endpoints = b.rule(astray, b.jump("no-endpoints"))
     unowned = b.rule(astray, b.jump("unowned"))
     forget_id = b.rule(new, b.priority_is(ID_SIGN, ID_SIGN_MASK), b.priority_zero())
-    firewall = b.rule(new, b.jump("firewall"))
+    firewall = b.rule(astray, b.jump("firewall"))
     dispatch = b.rule(b.jump("dispatch"))
     hairpin = b.in_set((words.saddr, *front), "hairpin")
     return {
