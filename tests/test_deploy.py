@@ -27,10 +27,10 @@ from kubeway.model.store import Store
 from kubeway.records import Record
 from kubeway.shell.access_kubeconfig import read_kubeconfig
 from kubeway.shell.apiserver import ApiSource
-from kubeway.shell.asked import settle
+from kubeway.shell.asked import Asked, settle
 from kubeway.shell.credentials import access
 from kubeway.shell.events import Events
-from kubeway.shell.options import Config, config
+from kubeway.shell.options import MODES, Config, config
 from tests import charts, kustomizations
 from tests.apiserver.server import ApiServer
 from tests.kustomizations import Doc
@@ -86,15 +86,36 @@ def container(docs: Mapping[tuple[str, str], Doc]) -> Doc:
     return one
 
 
-DEPLOYMENTS = {"kustomize": overlay(), "helm": chart(apiServer=SERVER)}
-each = pytest.mark.parametrize("docs", DEPLOYMENTS.values(), ids=DEPLOYMENTS)
+OVERLAID = sorted(path.name for path in OVERLAYS.iterdir())
+"""The modes there are overlays for."""
+
+DEPLOYMENTS = {("kustomize", mode): overlay(mode) for mode in OVERLAID} | {
+    ("helm", mode): chart(apiServer=SERVER, config={"mode": mode}) for mode in OVERLAID
+}
+each = pytest.mark.parametrize("docs", DEPLOYMENTS.values(), ids=map("-".join, DEPLOYMENTS))
+each_of_a_mode = pytest.mark.parametrize(
+    ("mode", "docs"),
+    [(mode, docs) for (_, mode), docs in DEPLOYMENTS.items()],
+    ids=map("-".join, DEPLOYMENTS),
+)
+each_mode = pytest.mark.parametrize("mode", OVERLAID)
+
+# What a mode needs beyond the base: capabilities, mounts and volumes.
+NEEDED: dict[str, tuple[list[str], list[Doc], list[Doc]]] = {
+    "nftables": (["NET_ADMIN"], [], []),
+    "iptables": (
+        ["NET_ADMIN", "NET_RAW"],
+        [{"name": "xtables-lock", "mountPath": "/run/xtables.lock"}],
+        [{"name": "xtables-lock", "hostPath": {"path": "/run/xtables.lock", "type": "FileOrCreate"}}],
+    ),
+}
 
 
 # --- kustomize ------------------------------------------------------------------------------
 
 
 @needs_kubectl
-@pytest.mark.parametrize("folder", ["base", *(f"overlays/{path.name}" for path in OVERLAYS.iterdir())])
+@pytest.mark.parametrize("folder", ["base", *(f"overlays/{mode}" for mode in OVERLAID)])
 def test_kubectl_makes_the_same_of_a_kustomization(folder: str) -> None:
     there = DEPLOY / "kustomize" / folder
     theirs = named(yaml.safe_load_all(kubectl("kustomize", str(there))))
@@ -132,13 +153,37 @@ def test_a_kustomization_of_another_kind_is_not_misread(tmp_path: Path) -> None:
     (tmp_path / "kustomization.yaml").write_text("namePrefix: x-\n")
     with pytest.raises(ValueError, match="namePrefix"):
         kustomizations.build(tmp_path)
+    (tmp_path / "kustomization.yaml").write_text("patches: [{path: a.yaml, target: {kind: DaemonSet}}]\n")
+    with pytest.raises(ValueError, match="target"):
+        kustomizations.build(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("patch", "message"),
+    [
+        ("{kind: DaemonSet, metadata: {name: proxy}}", "0 times"),
+        ("{kind: DaemonSet, metadata: {name: kube-proxy}, spec: null}", "spec"),
+        ("{kind: DaemonSet, metadata: {name: kube-proxy}, spec: {$patch: replace}}", "patch"),
+    ],
+)
+def test_a_patch_of_another_kind_is_not_misread(patch: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "kustomization.yaml").write_text("{namespace: n, resources: [a.yaml]}\n")
+    (tmp_path / "base" / "a.yaml").write_text("{kind: DaemonSet, metadata: {name: kube-proxy}, spec: {}}\n")
+    (tmp_path / "kustomization.yaml").write_text(
+        "{namespace: n, resources: [base], patches: [{path: a.yaml}]}\n"
+    )
+    (tmp_path / "a.yaml").write_text(patch)
+    with pytest.raises(ValueError, match=message):
+        kustomizations.build(tmp_path)
 
 
 # --- the chart ------------------------------------------------------------------------------
 
 
-def test_the_chart_makes_what_the_overlay_makes() -> None:
-    ours, theirs = dict(DEPLOYMENTS["helm"]), dict(DEPLOYMENTS["kustomize"])
+@each_mode
+def test_the_chart_makes_what_the_overlay_makes(mode: str) -> None:
+    ours, theirs = dict(DEPLOYMENTS["helm", mode]), dict(DEPLOYMENTS["kustomize", mode])
     maps = [docs.pop(("ConfigMap", "kube-proxy")) for docs in (ours, theirs)]
     assert ours == theirs
     for name in ("config.conf", "kubeconfig.conf"):
@@ -205,6 +250,7 @@ def test_notes_can_be_rendered() -> None:
         ("{{ .Values.b }}", "there is no b"),
         ("{{ .Values.a }}", "needs toYaml"),
         ("{{ upper .Values.a }}", "upper"),
+        ("{{ if eq .Values.a }}{{ end }}", "eq"),
     ],
 )
 def test_a_template_of_another_kind_is_not_misread(template: str, message: str) -> None:
@@ -270,6 +316,15 @@ def wrong(schema: Any, value: Any, at: str = "") -> list[str]:
         ({"apiServer": SERVER, "config": {"clientConnection": {}}}, [".config.clientConnection"]),
         ({"apiServer": SERVER, "config": {"oomScoreAdj": -1001}}, [".config.oomScoreAdj"]),
         ({"apiServer": SERVER, "config": {"conntrack": {"min": 5}}}, []),
+        ({"apiServer": SERVER, "config": {"mode": "iptables"}}, []),
+        ({"apiServer": SERVER, "config": {"mode": "ipvs"}}, [".config.mode"]),
+        ({"apiServer": SERVER, "config": {"mode": ""}}, [".config.mode"]),
+        ({"apiServer": SERVER, "config": {"mode": None}}, [".config.mode"]),
+        ({"apiServer": SERVER, "config": {"kubeway": {"iptablesBackend": "legacy"}}}, []),
+        (
+            {"apiServer": SERVER, "config": {"kubeway": {"iptablesBackend": "nft"}}},
+            [".config.kubeway.iptablesBackend"],
+        ),
         ({"apiServer": SERVER, "extraArgs": ["v"]}, [".extraArgs[0]"]),
         ({"apiServer": SERVER, "image": {"pullPolicy": "Sometimes"}}, [".image.pullPolicy"]),
     ],
@@ -278,6 +333,12 @@ def test_the_schema_knows_good_values(values: dict[str, Any], places: list[str])
     schema = json.loads((CHART / "values.schema.json").read_text())
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())
     assert wrong(schema, charts.merged(defaults, values)) == places
+
+
+def test_the_schema_knows_the_modes_there_are_overlays_for() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert sorted(schema["properties"]["config"]["properties"]["mode"]["enum"]) == OVERLAID
+    assert NEEDED.keys() == set(OVERLAID)
 
 
 def test_every_value_is_in_the_schema_and_in_a_template() -> None:
@@ -292,8 +353,8 @@ def test_every_value_is_in_the_schema_and_in_a_template() -> None:
 # --- as kubeadm has it, and as kubeway needs it ------------------------------------------------
 
 
-@each
-def test_names_labels_and_places_are_those_of_kubeadm(docs: dict[tuple[str, str], Doc]) -> None:
+@each_of_a_mode
+def test_names_labels_and_places_are_those_of_kubeadm(mode: str, docs: dict[tuple[str, str], Doc]) -> None:
     assert {kind for kind, _ in docs} == {
         "ServiceAccount",
         "ClusterRole",
@@ -313,29 +374,39 @@ def test_names_labels_and_places_are_those_of_kubeadm(docs: dict[tuple[str, str]
     assert (spec["hostNetwork"], spec["priorityClassName"]) == (True, "system-node-critical")
     assert (spec["serviceAccountName"], spec["tolerations"]) == ("kube-proxy", [{"operator": "Exists"}])
     assert spec["nodeSelector"] == {"kubernetes.io/os": "linux"}
-    assert spec["volumes"] == [{"name": "kube-proxy", "configMap": {"name": "kube-proxy"}}]
+    _, mounts, volumes = NEEDED[mode]
+    assert spec["volumes"] == [*volumes, {"name": "kube-proxy", "configMap": {"name": "kube-proxy"}}]
     assert one["name"] == "kube-proxy"
     assert one["command"] == [
         "/usr/local/bin/kubeway-proxy",
         f"--config={CONFIG}/config.conf",
         "--hostname-override=$(NODE_NAME)",
     ]
-    assert one["volumeMounts"] == [{"name": "kube-proxy", "mountPath": CONFIG}]
+    assert one["volumeMounts"] == [*mounts, {"name": "kube-proxy", "mountPath": CONFIG}]
 
 
-def configured(docs: Mapping[tuple[str, str], Doc], folder: Path, command: list[str]) -> Config:
-    """What kubeway makes of the command and the ConfigMap, laid out in a folder as a Pod has them."""
+def asked(docs: Mapping[tuple[str, str], Doc], folder: Path, command: list[str]) -> Asked:
+    """What the command and the ConfigMap ask of kubeway, laid out in a folder as a Pod has them."""
     for name, text in docs["ConfigMap", "kube-proxy"]["data"].items():
         (folder / name).write_text(text)
     words = [word.replace(CONFIG, str(folder)).replace("$(NODE_NAME)", "node1") for word in command[1:]]
-    return config(settle(goflags.parse(words)), {})
+    return settle(goflags.parse(words))
 
 
-@each
-def test_kubeway_reads_command_and_configuration(docs: dict[tuple[str, str], Doc], tmp_path: Path) -> None:
+def configured(docs: Mapping[tuple[str, str], Doc], folder: Path, command: list[str]) -> Config:
+    """What kubeway makes of that."""
+    return config(asked(docs, folder, command), {})
+
+
+@each_of_a_mode
+def test_kubeway_reads_command_and_configuration(
+    mode: str, docs: dict[tuple[str, str], Doc], tmp_path: Path
+) -> None:
+    if mode not in MODES:
+        pytest.skip(f"the daemon has no mode {mode} yet")
     one, (init,) = container(docs), pod(docs)["initContainers"]
     made = configured(docs, tmp_path, one["command"])
-    assert made.options.mode == "nftables"
+    assert made.options.mode == mode
     assert made.options.hostname == "node1"
     assert made.cluster is not None
     assert made.cluster.kubeconfig == f"{CONFIG}/kubeconfig.conf"
@@ -364,10 +435,11 @@ def test_the_kubeconfig_is_the_service_accounts(docs: dict[tuple[str, str], Doc]
     assert chosen.cluster.server.startswith("https://")
 
 
-@pytest.mark.parametrize("mode", [path.name for path in OVERLAYS.iterdir()])
-def test_an_overlay_has_the_mode_of_its_name(mode: str, tmp_path: Path) -> None:
-    docs = overlay(mode)
-    assert configured(docs, tmp_path, container(docs)["command"]).options.mode == mode
+@each_of_a_mode
+def test_a_deployment_asks_for_its_mode(mode: str, docs: dict[tuple[str, str], Doc], tmp_path: Path) -> None:
+    made = asked(docs, tmp_path, container(docs)["command"])
+    assert made.configuration.mode == mode
+    assert not made.notes
 
 
 async def asked_for() -> set[tuple[str, str, str]]:
@@ -481,11 +553,11 @@ def test_the_unit_runs_a_command_that_is_there() -> None:
     assert words[-1] in made
 
 
-def test_unit_and_container_have_one_capability() -> None:
+def test_unit_and_container_have_the_capabilities_they_need() -> None:
     assert unit()["AmbientCapabilities"] == unit()["CapabilityBoundingSet"] == ["CAP_NET_ADMIN"]
-    for docs in DEPLOYMENTS.values():
+    for (_, mode), docs in DEPLOYMENTS.items():
         context = container(docs)["securityContext"]
-        assert context["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN"]}
+        assert context["capabilities"] == {"drop": ["ALL"], "add": NEEDED[mode][0]}
         assert context["allowPrivilegeEscalation"] is False
         assert context["readOnlyRootFilesystem"] is True
         assert "privileged" not in context
