@@ -521,6 +521,17 @@ def test_the_container_is_made_of_what_is_there() -> None:
     assert ("ENTRYPOINT", '["/usr/local/bin/kubeway-proxy"]') in said
 
 
+def test_the_image_has_the_tools_of_iptables_legacy_and_no_others() -> None:
+    said = instructions()
+    last = max(i for i, (word, _) in enumerate(said) if word == "FROM")
+    assert not [words for word, words in said[:last] if "apt-get" in words]
+    (steps,) = [words for word, words in said[last:] if word == "RUN" and "apt-get" in words]
+    update, install, clean = steps.split(" && ")
+    assert update == "apt-get update"
+    assert install.split() == ["apt-get", "install", "--yes", "--no-install-recommends", "iptables"]
+    assert clean == "rm -rf /var/lib/apt/lists/*"
+
+
 def test_versions_are_this_one() -> None:
     about = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert about["appVersion"] == kubeway.__version__
