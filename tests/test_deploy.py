@@ -40,6 +40,7 @@ DEPLOY = ROOT / "deploy"
 OVERLAYS = DEPLOY / "kustomize" / "overlays"
 CHART = DEPLOY / "helm" / "kubeway"
 UNIT = DEPLOY / "systemd" / "kubeway.service"
+FOR_LEGACY = DEPLOY / "systemd" / "iptables-legacy.conf"
 CONFIG = "/var/lib/kube-proxy"
 SERVER = "https://10.0.0.1:6443"
 
@@ -545,10 +546,10 @@ def test_versions_are_this_one() -> None:
 # --- the unit -------------------------------------------------------------------------------
 
 
-def unit() -> dict[str, list[str]]:
-    """The unit's settings; some stand there twice."""
+def unit(file: Path = UNIT) -> dict[str, list[str]]:
+    """The settings of a unit, or of what is laid over one; some stand there twice."""
     settings: dict[str, list[str]] = {}
-    for name, value in re.findall(r"^(\w+)=(.*)$", UNIT.read_text(), flags=re.M):
+    for name, value in re.findall(r"^(\w+)=(.*)$", file.read_text(), flags=re.M):
         settings.setdefault(name, []).append(value)
     return settings
 
@@ -574,13 +575,37 @@ def test_unit_and_container_have_the_capabilities_they_need() -> None:
         assert "privileged" not in context
 
 
+def test_for_iptables_legacy_the_unit_gets_what_the_container_has() -> None:
+    """Lists of capabilities add up; and root it must be, as the lock is root's own file."""
+    more = unit(FOR_LEGACY)
+    for name in ("AmbientCapabilities", "CapabilityBoundingSet"):
+        (base,), (added,) = unit()[name], more[name]
+        assert [f"CAP_{one}" for one in NEEDED["iptables"][0]] == [base, added]
+    assert (more["User"], more["DynamicUser"]) == (["root"], ["no"])
+    _, (mount,), _ = NEEDED["iptables"]
+    assert more["ExecStartPre"][0].split()[-1] == mount["mountPath"]
+    # Raw sockets are of these families.
+    families = unit()["RestrictAddressFamilies"][0].split()
+    assert {"AF_INET", "AF_INET6", "AF_NETLINK"} <= set(families)
+    # The rest of what the unit forbids stays forbidden.
+    assert more.keys() == {
+        "AmbientCapabilities",
+        "CapabilityBoundingSet",
+        "User",
+        "DynamicUser",
+        "ExecStartPre",
+    }
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_knows_every_setting(tmp_path: Path) -> None:
     """It says what it does not know; that kubeway is not installed here is nothing of the unit."""
 
-    def verify(text: str) -> str:
+    def verify(text: str, more: str = "") -> str:
         path = tmp_path / "kubeway.service"
         path.write_text(text.replace("/opt/kubeway/bin/kubeway", "/bin/true"))
+        (tmp_path / "kubeway.service.d").mkdir(exist_ok=True)
+        (tmp_path / "kubeway.service.d" / FOR_LEGACY.name).write_text(more)
         done = subprocess.run(
             ["systemd-analyze", "verify", "--recursive-errors=no", str(path)],
             capture_output=True,
@@ -593,3 +618,6 @@ def test_systemd_knows_every_setting(tmp_path: Path) -> None:
     text = UNIT.read_text()
     assert verify(text) == ""
     assert "NoNewPowers" in verify(text.replace("NoNewPrivileges", "NoNewPowers"))
+    more = FOR_LEGACY.read_text()
+    assert verify(text, more) == ""
+    assert "DynamicPerson" in verify(text, more.replace("DynamicUser", "DynamicPerson"))
