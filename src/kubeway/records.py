@@ -213,6 +213,26 @@ class ForgetFailed(Record, frozen=True):
         return f"stale flows could not be forgotten: {self.problem}{_again(self.retry_in)}"
 
 
+class LockWaited(Record, frozen=True):
+    """Before rules were written, the xtables lock was waited for so long."""
+
+    level = "debug"
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"waited {self.seconds:.3f} s for the xtables lock"
+
+
+class LockWaitedLong(Record, frozen=True):
+    """The same, for over a second: somebody else keeps the lock, and Services wait for it."""
+
+    level = "warning"
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"others kept the xtables lock for {self.seconds:.1f} s; Services waited for it"
+
+
 # --- objects ------------------------------------------------------------------------
 
 

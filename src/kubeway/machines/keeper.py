@@ -97,6 +97,7 @@ class Keeper:
         self._doubted = False
         self._todo: list[Change] = []
         self._writing: list[Change] = []
+        self._commits = 1  # of ours that this write makes: one a step
         self._outgrown: set[Key] = set()
         self._stales = 0
         self._generation: int | None = None
@@ -126,7 +127,9 @@ class Keeper:
                 Change("set", key, held, held) for key in self._outgrown if (held := self._wanted.get(key))
             ]
             changes = [*self._writing, *anew] if anew else self._writing
-            return Write(steps(self._law(changes, self._wanted), self._order))
+            write = Write(steps(self._law(changes, self._wanted), self._order))
+            self._commits = max(1, len(write.steps))
+            return write
         read_at = (
             self._read_after if self._doubted else max(self._read_after, self._verified_at + self._verify)
         )
@@ -179,8 +182,8 @@ class Keeper:
         self._outgrown.clear()
         if generation is None or self._generation is None:
             return
-        # One commit of ours moves it by one; one that changed nothing does not.
-        if (generation - self._generation) % _GENERATIONS > 1:
+        # A commit of ours moves it by one; one that changed nothing does not.
+        if (generation - self._generation) % _GENERATIONS > self._commits:
             self._doubted = True
         self._generation = generation
 

@@ -12,31 +12,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from math import inf
-from typing import Final, Protocol, runtime_checkable
+from typing import Final
 
 from kubeway import records
 from kubeway.errors import KubewayError, Refused, Stale
 from kubeway.machines.aside import Aside
 from kubeway.machines.keeper import Keeper, Law, Nothing, Poll, Read, Write
-from kubeway.planes.nft.describe import describe
-from kubeway.planes.nft.laws import outgrown
 from kubeway.program.link import Linker, Name
 from kubeway.program.plane import Mode, Plane
 from kubeway.program.program import Change, Key, Step
+from kubeway.shell.compound import Counting
+from kubeway.shell.dialects import describe, outgrown
 
 _POLL: Final = 1.0
 _VERIFY: Final = 60.0  # where commits are not counted
 _TRIES: Final = 2
 _LONG: Final = 1.0
 _EXAMPLES: Final = 3
-
-
-@runtime_checkable
-class Counting(Protocol):
-    """A plane that counts its commits, by whomever they are."""
-
-    def generation(self) -> int:
-        """Cheap, and another number after each commit."""
 
 
 class Leveller:
@@ -63,6 +55,7 @@ class Leveller:
         self._record, self._clock = record, clock
         self._counting = plane if isinstance(plane, Counting) else None
         poll, verify = (_POLL, inf) if self._counting else (inf, _VERIFY)
+        verify = getattr(plane, "verify", verify)
         if not repair:
             poll, verify = inf, inf
         self.keeper = Keeper(linker.objects, mode.planes, law=law, poll=poll, verify=verify)

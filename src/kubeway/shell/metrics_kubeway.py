@@ -63,6 +63,12 @@ class Kubeway:
         self._forget_failures = counter(
             "conntrack_failures", "Times that stale flows could not be forgotten."
         )
+        self._lock_waits = Histogram(
+            "kubeway_xtables_lock_wait_seconds",
+            "How long the xtables lock was waited for before rules were written.",
+            buckets=_SHORT,
+            registry=registry,
+        )
         self._events_lost = counter("events_lost", "Events that the cluster could not be told.")
 
     def fold(self, record: Record, now: int) -> None:
@@ -105,6 +111,8 @@ class Kubeway:
                 self._flows.inc(record.flows)
             case records.ForgetFailed():
                 self._forget_failures.inc()
+            case records.LockWaited() | records.LockWaitedLong():
+                self._lock_waits.observe(record.seconds)
             case records.EventLost():
                 self._events_lost.inc()
             case _:

@@ -34,12 +34,12 @@ from kubeway.model.node import NodeFacts, NodeView, Options
 from kubeway.model.settle import ForwardKey, Settler
 from kubeway.model.store import Store
 from kubeway.model.view import node_facts
-from kubeway.planes.nft.laws import lawful
 from kubeway.program.link import Linker, Name
 from kubeway.program.plane import Mode, Plane
 from kubeway.program.program import Change, Key
 from kubeway.shell.clock import monotonic, wall
 from kubeway.shell.compiler import BASE, Compiled, Compiler
+from kubeway.shell.dialects import lawful
 from kubeway.shell.forgetter import Forgets, Forgetter
 from kubeway.shell.leveller import Leveller
 

@@ -1,0 +1,264 @@
+"""
+Changes as the input of `iptables-restore --noflush`: only what changes is in it.
+
+Nothing is sent here. What is between `*table` and COMMIT is one commit: the kernel takes all of it or
+nothing. A change may need several commits, and there is a moment between them, so their order is chosen
+such that no packet is worse off in it than before and after:
+
+1. `filter` builds: what shuts somebody out (source ranges, ways in that lead to nobody) is there before
+   `nat` opens a way, or takes one away.
+2. `nat`, in one: an endpoint that comes, one that goes, and the rules that lead to them.
+3. `mangle`, on which nothing depends.
+4. `filter` clears: who was refused until now is refused until `nat` leads on, and a way in is guarded as
+   long as it is there.
+
+`:CHAIN` makes a chain, or empties it. So a chain of ours is written anew as a whole, while a branching one
+is added to (`-A`) and taken from (`-D`, with the rule's own words), as are open chains, whose other rules
+belong to others. The shared chain is made by `-N`, which fails where `:` would empty what others put
+there; it stays, and so do the rules in it and the jumps to it.
+
+Source: iptables/iptables-restore.c and libiptc of iptables 1.8.9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple, cast
+
+from kubeway.planes.xtables.objects import (
+    SHARED,
+    Family,
+    Goto,
+    Jump,
+    Rule,
+    Rules,
+    TableName,
+    jump_key,
+)
+from kubeway.planes.xtables.words import show_rule
+from kubeway.program.program import Change, Key, Object
+
+FAMILIES: Final[tuple[Family, ...]] = ("ip", "ip6")
+
+Standing = Mapping[Key, Rule]
+"""Our jumps as they stand now, in the chains that a write touches."""
+
+_CHAIN_ENTRIES: Final = 2
+"""What the kernel counts for a chain without rules: its head, and the end that returns."""
+
+
+class Commit(NamedTuple):
+    """One table's lines, and beside each the change it is for; None for `*table` and COMMIT.
+
+    `changes` are those it makes, `standing` our jumps before it.
+    """
+
+    family: Family
+    table: TableName
+    lines: list[str]
+    owners: list[Change | None]
+    changes: Sequence[Change]
+    standing: Standing
+
+    @property
+    def text(self) -> str:
+        return "\n".join([*self.lines, ""])
+
+    def halves(self) -> list[Commit]:
+        """The same by two commits, one after the other; itself if it is a single change."""
+        middle = len(self.changes) // 2
+        if not middle:
+            return [self]
+        first, then = self.changes[:middle], self.changes[middle:]
+        both = (first, self.standing), (then, after_jumps(first, self.standing))
+        made = (_commit(self.family, self.table, some, standing) for some, standing in both)
+        return [commit for commit in made if commit is not None]
+
+
+def standing(changes: Iterable[Change], program: Mapping[Key, Object]) -> dict[Key, Rule]:
+    """Our jumps as they are before these changes, in every open chain where the changes touch any.
+
+    `program` is what is wanted: there, and not among the changes, is what is there already.
+    """
+    touched = {change.key: change for change in changes if change.key.kind == "jump"}
+    found: dict[Key, Rule] = {key: change.old for key, change in touched.items() if change.old is not None}
+    for family, table, chain in {key.name[:3] for key in touched}:
+        number = 1
+        while (key := jump_key(family, table, chain, number)) in touched or key in program:
+            if key not in touched:
+                found[key] = program[key]
+            number += 1
+    return found
+
+
+def after_jumps(changes: Iterable[Change], before: Standing) -> dict[Key, Rule]:
+    """Our jumps when these changes have been made."""
+    jumps = dict(before)
+    for change in changes:
+        if change.key.kind == "jump":
+            if change.new is None:
+                jumps.pop(change.key, None)
+            else:
+                jumps[change.key] = change.new
+    return jumps
+
+
+def commits(changes: Iterable[Change], before: Standing) -> dict[Family, list[Commit]]:
+    """What makes the changes, by family, in the order in which it is to be loaded.
+
+    `before`: what `standing` says of these changes.
+    """
+    sides: dict[tuple[str, str], tuple[list[Change], list[Change]]] = {}
+    for change in changes:
+        sides.setdefault(change.key.name[:2], ([], []))[change.verb == "del"].append(change)
+    made: dict[Family, list[Commit]] = {}
+    for family in FAMILIES:
+        turns = list(_turns(family, sides))
+        known = before
+        for table, some in turns:
+            commit = _commit(family, table, some, known)
+            if commit is not None:
+                made.setdefault(family, []).append(commit)
+            known = after_jumps(some, known)
+    return made
+
+
+def entries(changes: Iterable[Change]) -> int:
+    """By how many entries, as the kernel counts them, these changes make a table grow."""
+    return sum(map(_entries, changes))
+
+
+def is_shared(key: Key, thing: Object) -> bool:
+    """Whether it is others' as much as ours, and stays: a shared chain, a rule in one, or a jump to one."""
+    _, table, chain, *_ = key.name
+    return (table, chain) in SHARED or (isinstance(thing, Rule) and _leads_to_shared(table, thing))
+
+
+def _leads_to_shared(table: str, rule: Rule) -> bool:
+    return isinstance(rule.target, Jump | Goto) and (table, rule.target.chain) in SHARED
+
+
+def _turns(
+    family: Family, sides: Mapping[tuple[str, str], tuple[list[Change], list[Change]]]
+) -> Iterator[tuple[TableName, list[Change]]]:
+    """Tables with the changes that are made in them in one commit."""
+    built, cleared = sides.get((family, "filter"), ([], []))
+    others = [
+        (table, [*both[0], *both[1]])
+        for table in cast(tuple[TableName, ...], ("nat", "mangle"))
+        if (both := sides.get((family, table)))
+    ]
+    if not others:
+        built, cleared = [*built, *cleared], []
+    if built:
+        yield "filter", built
+    yield from others
+    if cleared:
+        yield "filter", cleared
+
+
+def _commit(family: Family, table: TableName, changes: Sequence[Change], before: Standing) -> Commit | None:
+    """None if nothing is to be done for these changes."""
+    lines: list[str] = [f"*{table}"]
+    owners: list[Change | None] = [None]
+    for line, change in _lines(family, table, changes, before):
+        lines.append(line)
+        owners.append(change)
+    if len(lines) == 1:
+        return None
+    lines.append("COMMIT")
+    owners.append(None)
+    return Commit(family, table, lines, owners, changes, before)
+
+
+def _lines(
+    family: Family, table: TableName, changes: Sequence[Change], before: Standing
+) -> Iterator[tuple[str, Change]]:
+    """What is pointed at comes before what points at it, and goes after it."""
+    builds = [change for change in changes if change.verb != "del"]
+    clears = [change for change in changes if change.verb == "del"]
+    yield from _chains(table, builds)
+    for change in builds:
+        chain = change.key.name[2]
+        if isinstance(change.new, Rules):
+            for rule in change.new.rules:
+                yield _words(f"-A {chain}", rule, family), change
+        elif change.key.kind == "branch":
+            if change.old is not None:
+                yield _words(f"-D {chain}", change.old, family), change
+            yield _words(f"-A {chain}", change.new, family), change
+    yield from _jumps(family, table, changes, before)
+    yield from _cleared(family, table, clears)
+
+
+def _chains(table: TableName, builds: Sequence[Change]) -> Iterator[tuple[str, Change]]:
+    """Each chain that is made, or emptied to be written anew."""
+    declared: set[str] = set()
+    for change in builds:
+        chain = change.key.name[2]
+        if change.key.kind not in ("chain", "rules") or chain in declared:
+            continue
+        declared.add(chain)
+        yield f"-N {chain}" if (table, chain) in SHARED else f":{chain} - [0:0]", change
+
+
+def _jumps(
+    family: Family, table: TableName, changes: Sequence[Change], before: Standing
+) -> Iterator[tuple[str, Change]]:
+    """In every open chain that is touched all our jumps are taken away and put at the top in their order.
+
+    Others may have put theirs between or above ours, and at what place those stand is not known.
+    """
+    touched: dict[str, Change] = {}
+    for change in changes:
+        if change.key.kind == "jump":
+            touched.setdefault(change.key.name[2], change)
+    if not touched:
+        return
+    after = after_jumps(changes, before)
+    for chain, change in touched.items():
+        at = (family, table, chain)
+        olds, news = (
+            {key: rule for key, rule in sorted(jumps.items()) if key.name[:3] == at}
+            for jumps in (before, after)
+        )
+        anew = set(news.values())
+        for key, rule in olds.items():
+            if rule in anew or not is_shared(key, rule):
+                yield _words(f"-D {chain}", rule, family), change
+        for number, rule in enumerate(news.values(), 1):
+            yield _words(f"-I {chain} {number}", rule, family), change
+
+
+def _cleared(family: Family, table: TableName, clears: Sequence[Change]) -> Iterator[tuple[str, Change]]:
+    gone = {
+        change.key.name[2]: change
+        for change in clears
+        if change.key.kind == "chain" and (table, change.key.name[2]) not in SHARED
+    }
+    # All are emptied before any goes: one may lead to another.
+    emptied = {change.key.name[2]: change for change in clears if change.key.kind == "rules"} | gone
+    for change in clears:
+        if change.key.kind == "branch" and change.key.name[2] not in emptied:
+            yield _words(f"-D {change.key.name[2]}", change.old, family), change
+    for chain, change in emptied.items():
+        yield f"-F {chain}", change
+    for chain, change in gone.items():
+        yield f"-X {chain}", change
+
+
+def _words(command: str, rule: Rule, family: Family) -> str:
+    return f"{command} {show_rule(rule, family)}".rstrip()
+
+
+def _entries(change: Change) -> int:
+    if change.verb == "del" and is_shared(change.key, change.old):
+        return 0
+    if change.key.kind == "rules":
+        return _length(change.new) - _length(change.old)
+    each = _CHAIN_ENTRIES if change.key.kind == "chain" else 1
+    return each * ((change.new is not None) - (change.old is not None))
+
+
+def _length(rules: Rules | None) -> int:
+    return len(rules.rules) if rules else 0

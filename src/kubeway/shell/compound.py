@@ -1,0 +1,49 @@
+"""
+Several planes as one: what a mode of more than one needs, for who levels a single one.
+
+Each change goes to the plane its key names. A write is one step, so it is one plane's, and as atomic as
+that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import inf
+from typing import Protocol, runtime_checkable
+
+from kubeway.program.plane import Plane
+from kubeway.program.program import Change, Key, Object
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A plane that counts its commits, by whomever they are."""
+
+    def generation(self) -> int:
+        """Cheap, and another number after each commit."""
+
+
+class Compound:
+    """`planes` by name, bottom first. `verify`: seconds after which they are to be read without a doubt."""
+
+    def __init__(self, planes: Mapping[str, Plane], verify: float = inf) -> None:
+        self._planes = dict(planes)
+        self._counting = [plane for plane in self._planes.values() if isinstance(plane, Counting)]
+        self.verify = verify
+
+    async def read(self) -> dict[Key, Object]:
+        objects: dict[Key, Object] = {}
+        for plane in self._planes.values():
+            objects.update(await plane.read())
+        return objects
+
+    async def write(self, changes: Sequence[Change]) -> None:
+        by_plane: dict[str, list[Change]] = {}
+        for change in changes:
+            by_plane.setdefault(change.key.plane, []).append(change)
+        for name, own in by_plane.items():
+            await self._planes[name].write(own)
+
+    def generation(self) -> int:
+        """The commits to all of them together."""
+        return sum(plane.generation() for plane in self._counting)

@@ -1,0 +1,236 @@
+"""
+The xtables plane in the kernel's legacy tables, read by iptables-save and written by iptables-restore.
+
+The kernel takes a table's changes all or none, but tables and families are written one after the other;
+so after Refused some may have been made. Which commits there are, and in which order, says
+`planes/xtables/restore.py`; here they are loaded, and who is to blame is found where the tool does not say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+from kubeway import records
+from kubeway.errors import Lost, Refused, Unsupported
+from kubeway.planes.xtables.describe import describe
+from kubeway.planes.xtables.objects import KINDS, Family, rules_key
+from kubeway.planes.xtables.restore import (
+    FAMILIES,
+    Commit,
+    Standing,
+    commits,
+    entries,
+    is_shared,
+    standing,
+)
+from kubeway.planes.xtables.text import parse
+from kubeway.program.program import Change, Key, Object, Origin
+from kubeway.shell import xtables_lock, xtables_tools
+from kubeway.shell.xtables_counts import COUNT, Counts, Numbers, Place, present
+from kubeway.shell.xtables_tools import Failure
+
+_PATIENCE: Final = 5.0
+_TIMEOUT: Final = 300.0
+_LONG: Final = 1.0
+
+# Where the tool gives a line and no reason, which is the usual: what a command of that kind fails for.
+_REASONS: Final[dict[str, tuple[int, str]]] = {
+    "-A": (errno.ENOENT, "no such chain"),
+    "-D": (errno.ENOENT, "no such rule"),
+    "-F": (errno.ENOENT, "no such chain"),
+    "-I": (errno.EINVAL, "no such chain, or no such place in it"),
+    "-N": (errno.EEXIST, "the chain is there already"),
+    "-X": (errno.EBUSY, "the chain is in use, or not there"),
+    "COMMIT": (errno.EINVAL, "the kernel does not take it, and does not say why (dmesg may)"),
+}
+
+
+class XtLegacyPlane:
+    """Our chains and jumps in the legacy tables of this network namespace, of both families.
+
+    `origin` tells whose an object is; `program` is what is wanted: our jumps in a chain are put in order
+    by it, and errors name its objects. `patience`: seconds for which the xtables lock is waited for, by
+    us, and once more by the tool. `timeout`: seconds after which a tool is stopped.
+
+    Unsupported if the tools are missing. Needs CAP_NET_ADMIN, and CAP_NET_RAW for the tools.
+    """
+
+    def __init__(
+        self,
+        origin: Callable[[Key], Origin | None] = lambda key: None,
+        program: Mapping[Key, Object] | None = None,
+        record: records.Recorder = lambda record: None,
+        *,
+        patience: float = _PATIENCE,
+        timeout: float = _TIMEOUT,
+    ) -> None:
+        self.origin = origin
+        self.program: Mapping[Key, Object] = {} if program is None else program
+        self._record, self._patience, self._timeout = record, patience, timeout
+        self._tools = {family: xtables_tools.find(family) for family in FAMILIES}
+        self._counts = Counts()
+        self._seen: dict[Place, Numbers] | None = None
+        self._generation = 0
+
+    def close(self) -> None:
+        self._counts.close()
+
+    def generation(self) -> int:
+        """Grows when the numbers of a table change; our own write moves it by one. Some 50 us."""
+        seen = self._counts.ask()
+        if seen != self._seen:
+            self._generation += self._seen is not None
+            self._seen = seen
+        return self._generation
+
+    # --- reading ----------------------------------------------------------------------
+
+    async def read(self) -> dict[Key, Object]:
+        return await asyncio.to_thread(self.read_now)
+
+    def read_now(self) -> dict[Key, Object]:
+        """All our chains and jumps. Tables that nobody uses are not there, and do not appear by this."""
+        objects: dict[Key, Object] = {}
+        for family in FAMILIES:
+            for table in present(family):
+                objects.update(parse(self._save(family, table), family))
+        return objects
+
+    def _save(self, family: Family, table: str) -> str:
+        save = self._tools[family].save
+        told, failed = xtables_tools.run([save, "-t", table], timeout=self._timeout)
+        if failed:
+            raise Lost(f"{save} -t {table} failed: {failed.words or f'status {failed.status}'}")
+        return told
+
+    # --- writing ----------------------------------------------------------------------
+
+    async def write(self, changes: Sequence[Change]) -> None:
+        # Looked up here, where nobody changes the program meanwhile.
+        before = standing(changes, self.program)
+        await asyncio.to_thread(self._write, changes, before)
+
+    def write_now(self, changes: Sequence[Change]) -> None:
+        """Make the changes, or raise Refused or Lost: then some of them may have been made."""
+        self._write(changes, standing(changes, self.program))
+
+    def _write(self, changes: Sequence[Change], before: Standing) -> None:
+        made = commits(changes, before)
+        if not made:
+            return
+        self.generation()  # what others did until now is not taken for ours
+        held = self._seen or {}
+        for family, some in made.items():
+            self._load_all(family, some)
+        self._seen = self._counts.ask()
+        self._generation += 1
+        if not _as_expected(held, self._seen, [commit for some in made.values() for commit in some]):
+            # Somebody else wrote meanwhile, or what we changed was not what we thought it was.
+            self._generation += 1
+
+    def _load_all(self, family: Family, some: Sequence[Commit]) -> None:
+        while some and (failed := self._load(family, some)):
+            at, number = 0, failed.line or 0
+            while at < len(some) - 1 and number > len(some[at].lines):
+                number -= len(some[at].lines)
+                at += 1
+            self._blame(some[at], number, failed)
+            some = some[at + 1 :]
+
+    def _blame(self, commit: Commit, number: int, failed: Failure) -> None:
+        """Raise what is to blame for this line. If nobody is, the commit is in force, made in pieces."""
+        if not 1 < number <= len(commit.lines):
+            raise self._unusable(commit, failed)
+        owner, line = commit.owners[number - 1], commit.lines[number - 1]
+        if owner is None and len(commit.changes) == 1:
+            owner = commit.changes[0]
+        if owner is not None:
+            raise self._refused(owner, failed, line)
+        # The kernel refused the table and names no rule; but the piece that has it is refused again.
+        for half in commit.halves():
+            self._load_all(commit.family, [half])
+
+    def _refused(self, change: Change, failed: Failure, line: str) -> Refused:
+        number, reason = _REASONS.get(line.partition(" ")[0], (failed.errno, ""))
+        if failed.words:
+            number, reason = failed.errno, failed.words
+        origin = self.origin(change.key)
+        return Refused(reason, number, describe(change, self.program), str(origin or ""), change.key)
+
+    def _unusable(self, commit: Commit, failed: Failure) -> Refused | Unsupported:
+        """The table as a whole cannot be written."""
+        words = failed.words or f"iptables-restore ended with status {failed.status}"
+        if failed.errno == errno.EPERM:
+            return Refused(words, failed.errno, f"table {commit.table} ({commit.family})")
+        return Unsupported(f"table {commit.table} ({commit.family}) cannot be written: {words}")
+
+    def _load(self, family: Family, some: Sequence[Commit]) -> Failure | None:
+        """Load the commits in order, up to the first that fails."""
+        tools = self._tools[family]
+        text = "".join(commit.text for commit in some)
+        with xtables_lock.locked(self._patience) as (had, seconds):
+            self._record((records.LockWaitedLong if seconds > _LONG else records.LockWaited)(seconds))
+            if not tools.waits:
+                # A tool that does not know the lock is run under ours.
+                if not had:
+                    raise self._locked()
+                return xtables_tools.run([tools.restore, "--noflush"], text, self._timeout)[1]
+        words = [tools.restore, "-w", str(max(1, round(self._patience))), "--noflush"]
+        failed = xtables_tools.run(words, text, self._timeout)[1]
+        if failed and failed.status == xtables_tools.LOCKED:
+            raise self._locked()
+        return failed
+
+    def _locked(self) -> Lost:
+        holder = xtables_lock.holder()
+        by = f" by {holder}" if holder else ""
+        return Lost(f"the xtables lock {xtables_lock.path()} is held{by}, for over {self._patience:g} s")
+
+    # --- removing ---------------------------------------------------------------------
+
+    def remove(self) -> list[str]:
+        """Take our chains and jumps away; returns the tables that had any, as `ip nat`.
+
+        A chain that others still jump to is emptied and left; so is what is shared with others.
+        """
+        held: list[str] = []
+        for family in FAMILIES:
+            for table in present(family):
+                objects = parse(self._save(family, table), family)
+                if not all(is_shared(key, thing) for key, thing in objects.items()):
+                    held.append(f"{family} {table}")
+                    self._remove(objects)
+        return held
+
+    def _remove(self, objects: Mapping[Key, Object]) -> None:
+        changes = {key: Change("del", key, old, None) for key, old in objects.items()}
+        while True:
+            ordered = [one for kind in reversed(KINDS) for one in changes.values() if one.key.kind == kind]
+            try:
+                return self._write(ordered, standing(ordered, {}))
+            except Refused as error:
+                key = error.key
+                if not isinstance(key, Key) or key.kind != "chain" or key not in changes:
+                    raise
+                # Emptied it is all the same.
+                del changes[key]
+                emptied = rules_key(*key.name)
+                changes[emptied] = Change("del", emptied, objects.get(emptied), None)
+
+
+def _as_expected(
+    before: Mapping[Place, Numbers], after: Mapping[Place, Numbers], some: Iterable[Commit]
+) -> bool:
+    """Whether the tables grew by what these commits add, and by nothing else."""
+    grown: Counter[Place] = Counter()
+    for commit in some:
+        grown[commit.family, commit.table] += entries(commit.changes)
+    return all(
+        after[place][COUNT] - before[place][COUNT] == count
+        for place, count in grown.items()
+        if place in before and place in after
+    )
