@@ -24,6 +24,7 @@ from kubeway.planes.xtables.objects import (
     Dnat,
     Goto,
     Jump,
+    Nfacct,
     Recent,
     Rule,
     Rules,
@@ -376,6 +377,56 @@ def test_a_detector_that_takes_all_for_pods_needs_no_rule() -> None:
     assert len(chain(objects, svc)) == 1
     asked = packet("8.8.8.8", "10.96.0.9:80")
     assert dict(IPTABLES.fates(objects, everyone.view, asked)) == dict(everyone.oracle.fates(asked))
+
+
+# --- packets of no flow, and what is counted ------------------------------------------------
+
+
+def forwarded(**options: Any) -> list[str]:
+    w = one()
+    objects = program(World(w.docs, replace(w.options, **options)))
+    return [show_rule(rule, "ip6") for rule in chain(objects, "KUBE-FORWARD", "ip6", "filter")]
+
+
+def test_packets_of_no_flow_are_not_forwarded() -> None:
+    first, *rest = forwarded()
+    assert first == "-m conntrack --ctstate INVALID -j DROP"
+    assert forwarded(drop_invalid=False) == rest
+    named = "-m nfacct --nfacct-name ct_state_invalid_dropped_pkts"
+    assert forwarded(accounting=True) == [f"-m conntrack --ctstate INVALID {named} -j DROP", *rest]
+
+
+def test_flows_from_loopback_are_counted_by_one_rule() -> None:
+    counted = "-s 127.0.0.0/8 -m conntrack --ctstate DNAT -m nfacct --nfacct-name localhost_nps_accepted_pkts"
+    objects = program(on_loopback(accounting=True))
+    for family, first in (("ip", counted), ("ip6", None)):
+        rules = [show_rule(rule, "ip") for rule in chain(objects, "KUBE-POSTROUTING", family)]
+        assert (rules[0] == first) == (counted in rules) == (family == "ip")
+    for options in ({"accounting": False}, {"accounting": True, "localhost_node_ports": False}):
+        rules = chain(program(on_loopback(**options)), "KUBE-POSTROUTING")
+        assert counted not in [show_rule(rule, "ip") for rule in rules]
+
+
+@given(worlds())
+def test_there_is_a_counter_for_each_that_a_rule_counts_in_and_no_other(w: World) -> None:
+    objects = IPTABLES.base(w.in_mode("iptables").view).objects
+    named = {
+        match.name
+        for key, thing in objects.items()
+        if key.kind == "rules"
+        for rule in thing.rules
+        for match in rule.matches
+        if isinstance(match, Nfacct)
+    }
+    assert {key.name[0] for key in objects if key.kind == "counter"} == named
+    assert w.options.accounting or not named
+
+
+def test_counters_are_made_before_the_rules_that_count_in_them() -> None:
+    objects = program(on_loopback(accounting=True))
+    order = [step.plane for step in steps(diff({}, objects), IPTABLES.planes)]
+    assert order == ["nfacct", "xtables", "sysctl"]
+    assert [step.plane for step in steps(diff(objects, {}), IPTABLES.planes)] == order[::-1]
 
 
 # --- node ports on loopback ---------------------------------------------------------------

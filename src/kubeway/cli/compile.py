@@ -12,7 +12,7 @@ import msgspec
 from kubeway.cli.offline import mode_of, settled
 from kubeway.errors import BadInput
 from kubeway.model.node import Options
-from kubeway.planes import sysctl
+from kubeway.planes import nfacct, sysctl
 from kubeway.planes.nft import objects as nft
 from kubeway.planes.nft.objects import Family
 from kubeway.planes.nft.text import show as show_nft
@@ -23,6 +23,7 @@ from kubeway.views.compile import program, rows
 
 _SHOW: Final[dict[str, Callable[[Mapping[Key, Object], Family | None], str]]] = {
     nft.PLANE: show_nft,
+    nfacct.PLANE: nfacct.show,
     xtables.PLANE: show_xtables,
     sysctl.PLANE: sysctl.show,
 }

@@ -31,6 +31,8 @@ class Options(Struct, frozen=True, kw_only=True):
     # CIDRs whose local addresses accept node ports; () accepts all of them.
     node_port_addresses: tuple[Prefix, ...] | Literal["primary"] = "primary"
     localhost_node_ports: bool = True  # in iptables mode, where the CIDRs hold loopback
+    drop_invalid: bool = True  # in iptables mode: packets that connection tracking takes for part of no flow
+    accounting: bool = False  # the kernel has nfacct, to count in what is dropped and let in
     external_ips: bool = True  # gate AllowServiceExternalIPs
     node_ip: Ip | None = None  # bindAddress, where it is one: this node's, whatever its Node object says
 
@@ -88,12 +90,18 @@ class FamilyView(Struct, frozen=True):
 
 
 class NodeView(Struct, frozen=True):
-    """What this node settles for every service port."""
+    """What this node settles for every service port.
+
+    `drop_invalid`: packets of no flow are not forwarded (of iptables mode). `accounting`:
+    the kernel can count what rules do, in counters with names.
+    """
 
     v4: FamilyView
     v6: FamilyView
     masquerade_all: bool = False
     mark: int = 0x4000
+    drop_invalid: bool = True
+    accounting: bool = False
 
     @property
     def shape(self) -> tuple[object, ...]:

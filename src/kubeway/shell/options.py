@@ -137,6 +137,7 @@ def model_options(wanted: Configuration, hostname: str = "", modes: Sequence[str
         masquerade_bit=wanted.masquerade_bit,
         node_port_addresses="primary" if primary else tuple(map(parse_prefix, words)),
         localhost_node_ports=wanted.iptables.localhost_node_ports,
+        drop_invalid=not wanted.conntrack.tcp_be_liberal,
         external_ips=config_gates.enabled(wanted.feature_gates, "AllowServiceExternalIPs"),
     )
 

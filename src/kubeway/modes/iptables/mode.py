@@ -15,7 +15,7 @@ from kubeway.modes.iptables.base import base
 from kubeway.modes.iptables.dispatch import Dispatch, Tree
 from kubeway.modes.iptables.layout import FAMILIES, client_list, front_text, speaks, to_address, to_port
 from kubeway.modes.iptables.picks import Picks
-from kubeway.planes import sysctl
+from kubeway.planes import nfacct, sysctl
 from kubeway.planes.xtables.fates import Memory
 from kubeway.planes.xtables.fates import fates as walk
 from kubeway.planes.xtables.objects import (
@@ -44,7 +44,11 @@ class IptablesMode:
     """Pure; what it keeps is a memo of the trees' upper branches."""
 
     name: Final = "iptables"
-    planes: Final[Mapping[str, tuple[str, ...]]] = {PLANE: KINDS, sysctl.PLANE: sysctl.KINDS}
+    planes: Final[Mapping[str, tuple[str, ...]]] = {
+        nfacct.PLANE: nfacct.KINDS,
+        PLANE: KINDS,
+        sysctl.PLANE: sysctl.KINDS,
+    }
 
     def __init__(self) -> None:
         self._view: NodeView | None = None
@@ -55,7 +59,7 @@ class IptablesMode:
     def base(self, view: NodeView) -> Fragment:
         objects: dict[Key, Object] = {}
         for number in FAMILIES:
-            objects.update(base(number, view.family(number), view.mark))
+            objects.update(base(number, view))
         return Fragment(Origin(None, "base"), objects)
 
     # --- one service port --------------------------------------------------------------
