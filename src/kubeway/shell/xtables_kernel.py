@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from kubeway.errors import Lost, Refused
 from kubeway.planes.xtables.objects import Family, TableName
 from kubeway.planes.xtables.text import TABLES
-from kubeway.wire import xtables as wire
+from kubeway.wire import ip_tables as wire
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _TRIES: Final = 20

@@ -32,7 +32,7 @@ from kubeway.program.program import Change, Key, Object, Origin
 from kubeway.shell import xtables_lock, xtables_tools
 from kubeway.shell.xtables_kernel import KernelTables, Place, digest, present
 from kubeway.shell.xtables_tools import Failure
-from kubeway.wire.xtables import Info
+from kubeway.wire.ip_tables import Info
 
 _PATIENCE: Final = 5.0
 _TIMEOUT: Final = 300.0
