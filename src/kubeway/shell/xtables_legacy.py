@@ -23,7 +23,6 @@ from kubeway.planes.xtables.restore import (
     Commit,
     Standing,
     commits,
-    entries,
     standing,
 )
 from kubeway.planes.xtables.shared import asked_for
@@ -59,6 +58,9 @@ class XtLegacyPlane:
 
     Unsupported if the tools are missing. Needs CAP_NET_ADMIN, and CAP_NET_RAW for the tools.
     """
+
+    verify: Final = 60.0
+    """Seconds after which to read without a doubt, too, as `generation` does not see everything."""
 
     def __init__(
         self,
@@ -250,7 +252,7 @@ def _as_expected(before: Mapping[Place, Info], after: Mapping[Place, Info], some
     """Whether the tables grew by what these commits add, and by nothing else."""
     grown: Counter[Place] = Counter()
     for commit in some:
-        grown[commit.family, commit.table] += entries(commit.changes)
+        grown[commit.family, commit.table] += commit.growth
     return all(
         after[place].entries - before[place].entries == count
         for place, count in grown.items()
