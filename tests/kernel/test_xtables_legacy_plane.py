@@ -16,6 +16,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -158,6 +159,11 @@ def test_law_from_any_program_to_any_other(family: o.Family) -> None:
 
 
 def test_it_is_read_and_written_from_a_loop() -> None:
+    tellers: list[int] = []
+
+    def record(told: records.Record) -> None:
+        tellers.append(threading.get_ident())
+
     def work(plane: XtLegacyPlane) -> None:
         async def more() -> Program:
             step = steps(diff(await plane.read(), SMALL), ORDER)[0]
@@ -166,8 +172,10 @@ def test_it_is_read_and_written_from_a_loop() -> None:
             return await plane.read()
 
         assert asyncio.run(more()) == SMALL
+        # The tool ran in a thread; what it waited for is told in the loop's.
+        assert tellers == [threading.get_ident()]
 
-    in_kernel({}, work)
+    in_kernel({}, work, record=record)
 
 
 def test_nothing_is_made_by_reading() -> None:

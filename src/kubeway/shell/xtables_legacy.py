@@ -76,6 +76,7 @@ class XtLegacyPlane:
         self._record, self._patience, self._timeout = record, patience, timeout
         self._tools = {family: xtables_tools.find(family) for family in FAMILIES}
         self._kernel = KernelTables()
+        self._waits: list[float] = []
         self._generation = 0
         self._seen: dict[Place, Info] | None = None
         self._read: dict[Place, tuple[bytes, dict[Key, Object]]] = {}
@@ -139,11 +140,23 @@ class XtLegacyPlane:
     async def write(self, changes: Sequence[Change]) -> None:
         # Looked up here, where nobody changes the program meanwhile.
         before = standing(changes, self.program)
-        await asyncio.to_thread(self._write, changes, before)
+        try:
+            await asyncio.to_thread(self._write, changes, before)
+        finally:
+            self._tell()
 
     def write_now(self, changes: Sequence[Change]) -> None:
         """Make the changes, or raise Refused or Lost: then some of them may have been made."""
-        self._write(changes, standing(changes, self.program))
+        try:
+            self._write(changes, standing(changes, self.program))
+        finally:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Record what was waited for: not in the thread that waited, as recorders may belong to the loop."""
+        waits, self._waits = self._waits, []
+        for seconds in waits:
+            self._record((records.LockWaitedLong if seconds > _LONG else records.LockWaited)(seconds))
 
     def _write(self, changes: Sequence[Change], before: Standing) -> None:
         made = commits(changes, before)
@@ -200,7 +213,7 @@ class XtLegacyPlane:
         tools = self._tools[family]
         text = "".join(commit.text for commit in some)
         with xtables_lock.locked(self._patience) as (had, seconds):
-            self._record((records.LockWaitedLong if seconds > _LONG else records.LockWaited)(seconds))
+            self._waits.append(seconds)
             if not tools.waits:
                 # A tool that does not know the lock is run under ours.
                 if not had:
@@ -225,11 +238,14 @@ class XtLegacyPlane:
         A chain that others still jump to is emptied and left; so is what is shared with others.
         """
         held: list[str] = []
-        for family in FAMILIES:
-            for table in present(family):
-                if objects := asked_for(parse(self._save(family, table), family), {}):
-                    held.append(f"{family} {table}")
-                    self._remove(objects)
+        try:
+            for family in FAMILIES:
+                for table in present(family):
+                    if objects := asked_for(parse(self._save(family, table), family), {}):
+                        held.append(f"{family} {table}")
+                        self._remove(objects)
+        finally:
+            self._tell()
         return held
 
     def _remove(self, objects: Mapping[Key, Object]) -> None:
