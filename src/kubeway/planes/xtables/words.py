@@ -79,6 +79,7 @@ _HEAD_RANKS: Final[dict[type[Match], int]] = {
     InInterface: _HEADS.index("-i"),
     Protocol: _HEADS.index("-p"),
 }
+LAST_RANK: Final = len(_HEADS)
 _VERDICTS: Final[dict[str, Target]] = {"ACCEPT": Accept(), "DROP": Drop(), "RETURN": Return()}
 
 
@@ -131,14 +132,15 @@ def in_order(matches: Sequence[Match]) -> tuple[Match, ...]:
 
     `parse` gives them so, too: a rule that has them in another order does not read back as itself.
     """
-    return tuple(sorted(matches, key=_rank))
+    return tuple(sorted(matches, key=rank))
 
 
-def _rank(match: Match) -> int:
+def rank(match: Match) -> int:
+    """Its place in that order; LAST_RANK for all that come behind the head."""
     if isinstance(match, ForeignMatch):
         head = next((word for word in match.words[:2] if word != "!"), "")
-        return _HEADS.index(head) if head in _HEADS else len(_HEADS)
-    return _HEAD_RANKS.get(type(match), len(_HEADS))
+        return _HEADS.index(head) if head in _HEADS else LAST_RANK
+    return _HEAD_RANKS.get(type(match), LAST_RANK)
 
 
 def show_rule(rule: Rule, family: Family) -> str:
