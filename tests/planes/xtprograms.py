@@ -332,3 +332,23 @@ def _fill(
             target = draw(st.sampled_from([o.Jump, o.Goto]))(draw(st.sampled_from(names)))
             matches = draw(st.lists(jump_matches, max_size=2))
             program[o.jump_key(family, table, hook, number)] = o.Rule(tuple(matches), cast(o.Target, target))
+
+
+# --- without what only iptables itself can write ---------------------------------------------
+
+
+def is_understood(one: o.Rule) -> bool:
+    """Whether kubeway has an object for all of it."""
+    foreign = any(isinstance(match, o.ForeignMatch) for match in one.matches)
+    return not foreign and not isinstance(one.target, o.ForeignTarget)
+
+
+def understood(program: dict[Key, object]) -> dict[Key, object]:
+    """The program without its foreign rules."""
+    found: dict[Key, object] = {}
+    for key, thing in program.items():
+        if isinstance(thing, o.Rules):
+            thing = o.Rules(tuple(filter(is_understood, thing.rules)))
+        if not isinstance(thing, o.Rule) or is_understood(thing):
+            found[key] = thing
+    return found

@@ -177,7 +177,9 @@ class _Expression(NamedTuple):
     attrs: dict[int, memoryview]
 
     def number(self, kind: int) -> int | None:
-        return read_be32(self.attrs[kind]) if kind in self.attrs else None
+        """None if there is none, or it is none: another expression's attribute may be a name."""
+        value = self.attrs.get(kind, b"")
+        return read_be32(memoryview(value)) if len(value) == 4 else None
 
     def value(self, kind: int) -> bytes:
         """NFTA_DATA_VALUE of an attribute; b"" for a verdict, or nothing."""
@@ -243,14 +245,13 @@ class _Compared(NamedTuple):
 def _native(
     family: Family, load: _Expression, others: list[_Expression], run: bytes
 ) -> Match | _Ports | None:
-    register = load.number(1)
-    compared = _compared(register, others) if register is not None else None
+    if load.name not in ("meta", "payload") or (register := load.number(1)) is None:
+        return None
+    compared = _compared(register, others)
     if compared is None:
         return None
-    if load.name == "meta" and 3 not in load.attrs:
+    if load.name == "meta":
         return _meta(load.number(2), compared)
-    if load.name != "payload":
-        return None
     match load.number(2), load.number(3), load.number(4):
         case (wire.NETWORK, int(at), int(size)):
             return _address(family, at, size, compared)
@@ -260,22 +261,27 @@ def _native(
             return None
 
 
-def _compared(register: int | None, others: list[_Expression]) -> _Compared | None:
-    mask: bytes | None = None
+def _compared(register: int, others: list[_Expression]) -> _Compared | None:
     *changes, last = others
-    if changes:
-        (change, *more) = changes
-        mask = change.value(4)
-        plain = not change.number(6) and not any(change.value(5)) and mask
-        if change.name != "bitwise" or more or not plain:
-            return None
-        if change.number(1) != register or change.number(2) != register:
-            return None
     op = last.number(2)
-    if last.number(1) != register or op is None or last.name not in ("cmp", "range"):
+    if last.name not in ("cmp", "range") or last.number(1) != register or op is None:
         return None
     low = last.value(3)
-    return _Compared(mask, op, low, last.value(4) if last.name == "range" else low)
+    high = last.value(4) if last.name == "range" else low
+    match changes:
+        case []:
+            return _Compared(None, op, low, high)
+        case [change] if _only_masks(change, register):
+            return _Compared(change.value(4), op, low, high)
+        case _:
+            return None
+
+
+def _only_masks(change: _Expression, register: int) -> bool:
+    """Whether this is `register & mask`, and that is all."""
+    if change.name != "bitwise" or change.number(1) != register or change.number(2) != register:
+        return False
+    return not change.number(6) and not any(change.value(5)) and bool(change.value(4))
 
 
 def _inverted(compared: _Compared) -> bool | None:
