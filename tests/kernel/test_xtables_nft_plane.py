@@ -5,6 +5,7 @@ wrote as if it had written that itself, and what it wrote we read as what it tel
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import shutil
@@ -631,6 +632,25 @@ def test_of_the_shared_chain_nothing_is_taken() -> None:
                 o.jump_key("ip", "filter", "INPUT", 1),
                 o.jump_key("ip", "filter", "KUBE-FIREWALL", 1),
             }
+        finally:
+            plane.close()
+
+    inside(work)
+
+
+def test_it_is_a_plane_that_can_be_awaited() -> None:
+    program = small()
+
+    def work() -> None:
+        plane = XtNftPlane(program=program)
+
+        async def all_of_it() -> None:
+            for step in steps(diff({}, program), ORDER):
+                await plane.write(step.changes)
+            assert await plane.read() == program
+
+        try:
+            asyncio.run(all_of_it())
         finally:
             plane.close()
 
