@@ -355,3 +355,23 @@ def relative(program: dict[Key, object], rng: random.Random) -> dict[Key, object
     named = {held for key, thing in other.items() for held in references(key, thing)}
     gone = {key.name for key in other if key.kind == "chain" and key not in named and rng.random() < 0.5}
     return {key: thing for key, thing in other.items() if key.name[:3] not in gone}
+
+
+# --- without what only iptables itself can write ---------------------------------------------
+
+
+def is_understood(one: o.Rule) -> bool:
+    """Whether kubeway has an object for all of it."""
+    foreign = any(isinstance(match, o.ForeignMatch) for match in one.matches)
+    return not foreign and not isinstance(one.target, o.ForeignTarget)
+
+
+def understood(program: dict[Key, object]) -> dict[Key, object]:
+    """The program without its foreign rules."""
+    found: dict[Key, object] = {}
+    for key, thing in program.items():
+        if isinstance(thing, o.Rules):
+            thing = o.Rules(tuple(filter(is_understood, thing.rules)))
+        if not isinstance(thing, o.Rule) or is_understood(thing):
+            found[key] = thing
+    return found
