@@ -105,16 +105,18 @@ def split(line: str) -> list[str]:
 
 
 def quote(text: str) -> str:
-    """As iptables-save prints a text (xtables_save_string): in quotes unless it is one plain word.
-
-    A line is a rule, so line breaks and their kind become spaces.
-    """
+    """As iptables-save prints a text (xtables_save_string): in quotes unless it is one plain word."""
     if _BARE.fullmatch(text):
         return text
-    text = _UNPRINTABLE.sub(" ", text)
+    text = printable(text)
     for special in ("\\", '"', "'"):
         text = text.replace(special, "\\" + special)
     return f'"{text}"'
+
+
+def printable(text: str) -> str:
+    """In iptables-save a line is a rule, so line breaks and their kind become spaces."""
+    return _UNPRINTABLE.sub(" ", text)
 
 
 def _foreign(words: Sequence[str]) -> str:
@@ -186,9 +188,9 @@ def _show_shared(part: Match | Target, family: Family) -> str:
         case Dport(proto, port, last):
             return f"-m {_PROTO_WORDS.get(proto, proto)} --dport {port}" + (f":{last}" if last else "")
         case Random(of):
-            return f"-m statistic --mode random --probability {_steps(of) / (1 << 31):.11f}"
+            return f"-m statistic --mode random --probability {steps_of(of) / (1 << 31):.11f}"
         case CtState(states, invert):
-            return f"-m conntrack {_not(invert)}--ctstate {','.join(_states_in_order(states))}"
+            return f"-m conntrack {_not(invert)}--ctstate {','.join(states_in_order(states))}"
         case Mark(value, mask, invert):
             return f"-m mark {_not(invert)}--mark 0x{value:x}" + (f"/0x{mask:x}" if mask != _ALL else "")
         case AddrType(of):
@@ -227,12 +229,19 @@ def _not(invert: bool) -> str:
     return "! " if invert else ""
 
 
-def _steps(of: int) -> int:
+def steps_of(of: int) -> int:
     """A chance of one in `of` in steps of 2^-31: iptables' own rounding."""
     return ((1 << 32) + of) // (2 * of)
 
 
-def _states_in_order(states: Sequence[str]) -> list[str]:
+def one_of(steps: int) -> Random | None:
+    """The opposite; None for a chance that is not one of a whole number."""
+    of = ((1 << 32) + steps) // (2 * steps) if steps else 0
+    # kube-proxy writes ten decimals, which can be a step beside iptables' own rounding.
+    return Random(of) if of and abs(steps_of(of) - steps) <= 1 else None
+
+
+def states_in_order(states: Sequence[str]) -> list[str]:
     return sorted(states, key=lambda state: STATES.index(state) if state in STATES else len(STATES))
 
 
@@ -373,7 +382,7 @@ def _conntrack(name: str, options: tuple[str, ...], family: Family) -> Match | N
         case ("--ctstate", text):
             states = text.split(",")
             known = len(set(states)) == len(states) and set(states) <= set(STATES)
-            return CtState(tuple(_states_in_order(states)), invert) if known else None
+            return CtState(tuple(states_in_order(states)), invert) if known else None
         case _:
             return None
 
@@ -390,10 +399,7 @@ def _mark(name: str, options: tuple[str, ...], family: Family) -> Match | None:
 def _statistic(name: str, options: tuple[str, ...], family: Family) -> Match | None:
     match options:
         case ("--mode", "random", "--probability", text) if _CHANCE.fullmatch(text):
-            steps = int(float(text) * (1 << 31) + 0.5)
-            of = ((1 << 32) + steps) // (2 * steps) if steps else 0
-            # kube-proxy writes ten decimals, which can be a step beside iptables' own rounding.
-            return Random(of) if of and abs(_steps(of) - steps) <= 1 else None
+            return one_of(int(float(text) * (1 << 31) + 0.5))
         case _:
             return None
 
