@@ -34,11 +34,12 @@ from kubeway.planes.xtables.objects import (
     Target,
 )
 from kubeway.program.program import Fragment, Key, Object, Origin
-from kubeway.values import Proto, family_of, host_prefix
+from kubeway.values import TCP, Proto, family_of, host_prefix
 
 _REJECT: Final = Reject()
 _DROP: Final = Drop()
 _NOBODY: Final = Accept()
+_LET_IN: Final = Accept()
 _KINDS: Final = {"ClusterIP": " cluster IP", "ExternalIP": " external IP", "LoadBalancer": " loadbalancer IP"}
 
 
@@ -79,6 +80,17 @@ class IptablesMode:
             if endpoint.local:
                 rule = _itself(endpoint, forward.proto)
                 self._dispatch.address(objects, family, dispatch.CLIENTS, endpoint.ip, rule)
+        if forward.health_port:
+            # Named by the Service, as all its ports bring the same rule.
+            self._dispatch.port(
+                objects,
+                family,
+                dispatch.HEALTH_PORTS,
+                TCP,
+                forward.health_port,
+                f"{forward.service} health check node port",
+                _LET_IN,
+            )
         return Fragment(Origin(forward.name, "service port"), objects)
 
     def _way_in(self, frontend: Frontend, picks: Picks, view: FamilyView) -> None:
