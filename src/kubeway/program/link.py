@@ -12,7 +12,9 @@ The cost of an update depends on the fragments that changed, not on how many the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Mapping
+from itertools import chain
 from types import MappingProxyType
 
 from kubeway.program.program import Change, Fragment, Key, Object, Origin
@@ -88,18 +90,17 @@ class Linker:
     def fill(self, fragments: Mapping[Name, Fragment]) -> None:
         """`update` of an empty linker, of which nobody asks what it changes: all is new."""
         assert not self._fragments
-        objects = self._objects
-        unasked: dict[Key, Object | None] = {}
-        disputed: set[Key] = set()
-        held = 0
-        for name, fragment in fragments.items():
-            self._fragments[name] = fragment
-            for key, new in fragment.objects.items():
-                objects.setdefault(key, new)
-                if len(objects) > held:
-                    held += 1
-                else:
-                    self._claim(key, new, unasked, disputed)
+        self._fragments.update(fragments)
+        for fragment in fragments.values():
+            self._objects.update(fragment.objects)
+        # Every fragment brings the way to its own, so nearly all they bring is shared: counted and compared
+        # by loops in C, which take a third of the time.
+        counts = Counter(chain.from_iterable(fragment.objects for fragment in fragments.values()))
+        self._counts = {key: count for key, count in counts.items() if count > 1}
+        held, disputed = self._objects, set[Key]()
+        for fragment in fragments.values():
+            if not fragment.objects.items() <= held.items():
+                disputed.update(key for key, new in fragment.objects.items() if held[key] != new)
         self._judge(disputed)
 
     def _enter(self, fragment: Fragment, before: dict[Key, Object | None], disputed: set[Key]) -> None:

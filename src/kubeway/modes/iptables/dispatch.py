@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from kubeway.modes.iptables.layout import CHAIN, hashed, proto_word
+from kubeway.modes.iptables.layout import CHAIN, hashed, proto_word, speaks, to_address, to_port
 from kubeway.planes.xtables.objects import (
     BRANCHING,
     Comment,
@@ -22,7 +22,6 @@ from kubeway.planes.xtables.objects import (
     Family,
     Goto,
     Jump,
-    Protocol,
     Rule,
     Source,
     TableName,
@@ -31,7 +30,7 @@ from kubeway.planes.xtables.objects import (
     chain_key,
 )
 from kubeway.program.program import Key, Object
-from kubeway.values import Ip, Prefix, Proto, host_prefix, show_addr
+from kubeway.values import Ip, Prefix, Proto, show_addr
 
 # Service CIDRs are seldom wider than the first cut, and then that is one branch; IPv6 ones have at most
 # 20 bits (kube-apiserver). Below the last cut there are 16 addresses or ports.
@@ -100,7 +99,7 @@ class Dispatch:
     ) -> None:
         """A rule about an address, protocol and port; `shared`: the address may be that of many Services."""
         chain = self._at_address(objects, family, tree, ip)
-        whole, protocol = host_prefix(ip), Protocol(proto)
+        whole, protocol = to_address(ip), speaks(proto)
         if shared:
             first = port - port % _PORT_CUTS[0]
             last = first + _PORT_CUTS[0] - 1
@@ -109,10 +108,10 @@ class Dispatch:
             # Not a goto: a rule for another port of the address may stand beside it.
             # No packet has port 0, and iptables writes ranges from 0 on in its own way.
             block = Dport(proto, max(first, 1), last)
-            rule = Rule((Destination(whole), protocol, block), Jump(child))
+            rule = Rule((whole, protocol, block), Jump(child))
             _branch(objects, family, tree, chain, rule, child)
             chain = child
-        rule = Rule((Destination(whole), protocol, Comment(comment), Dport(proto, port)), target)
+        rule = Rule((whole, protocol, Comment(comment), to_port(proto, port)), target)
         objects[branch_key(family, tree.table, chain, rule)] = rule
 
     def port(
@@ -126,7 +125,7 @@ class Dispatch:
         target: Target,
     ) -> None:
         """A rule about a protocol and port at any address."""
-        chain, protocol = tree.root, Protocol(proto)
+        chain, protocol = tree.root, speaks(proto)
         for size in _PORT_CUTS:
             first = port - port % size
             child = f"{BRANCHING}{tree.letter}-{proto_word(proto)}-{first}-{first + size - 1}"
@@ -134,7 +133,7 @@ class Dispatch:
             rule = Rule((protocol, block), Goto(child))
             _branch(objects, family, tree, chain, rule, child)
             chain = child
-        rule = Rule((protocol, Comment(comment), Dport(proto, port)), target)
+        rule = Rule((protocol, Comment(comment), to_port(proto, port)), target)
         objects[branch_key(family, tree.table, chain, rule)] = rule
 
     def _at_address(self, objects: dict[Key, Object], family: Family, tree: Tree, ip: Ip) -> str:

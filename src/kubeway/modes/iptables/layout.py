@@ -8,12 +8,13 @@ port. Source: pkg/proxy/iptables/proxier.go (servicePortChainName), kube-proxy-b
 from __future__ import annotations
 
 from base64 import b32encode
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 
 from kubeway.model.forward import Endpoint, Forward, Frontend
-from kubeway.planes.xtables.objects import Chain, Family
-from kubeway.values import PROTO_NAMES, Proto, show_addr
+from kubeway.planes.xtables.objects import Chain, Destination, Dport, Family, Protocol
+from kubeway.values import PROTO_NAMES, Ip, Proto, host_prefix, show_addr
 
 SERVICES: Final = "KUBE-SERVICES"
 EXTERNAL_SERVICES: Final = "KUBE-EXTERNAL-SERVICES"
@@ -26,13 +27,32 @@ SHARED_FIREWALL: Final = "KUBE-FIREWALL"
 
 CHAIN: Final = Chain()
 
+
+# Values are shared where they are equal: fewer to make, to hold, and to spell.
+@lru_cache(maxsize=64)
+def to_address(ip: Ip) -> Destination:
+    """A packet's destination is this address; a service port asks several times in a row."""
+    return Destination(host_prefix(ip))
+
+
+@lru_cache(maxsize=4096)
+def to_port(proto: Proto, port: int) -> Dport:
+    return Dport(proto, port)
+
+
+@lru_cache
+def speaks(proto: Proto) -> Protocol:
+    return Protocol(proto)
+
+
 FAMILIES: Final[dict[int, Family]] = {4: "ip", 6: "ip6"}
 LOOPBACKS: Final = {4: "127.0.0.0/8", 6: "::1/128"}
 
 
 def hashed(text: str) -> str:
     """The end of a chain's name."""
-    return b32encode(sha256(text.encode()).digest())[:16].decode()
+    # Ten bytes are 16 letters; the rest of the digest need not be spelt.
+    return b32encode(sha256(text.encode()).digest()[:10]).decode()
 
 
 def proto_word(proto: Proto) -> str:

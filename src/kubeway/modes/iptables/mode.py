@@ -13,7 +13,7 @@ from kubeway.model.packet import Fates, Packet
 from kubeway.modes.iptables import dispatch
 from kubeway.modes.iptables.base import base
 from kubeway.modes.iptables.dispatch import Dispatch, Tree
-from kubeway.modes.iptables.layout import FAMILIES, client_list, front_text
+from kubeway.modes.iptables.layout import FAMILIES, client_list, front_text, speaks, to_address, to_port
 from kubeway.modes.iptables.picks import Picks
 from kubeway.planes import nfacct, sysctl
 from kubeway.planes.xtables.fates import Memory
@@ -23,11 +23,9 @@ from kubeway.planes.xtables.objects import (
     PLANE,
     Accept,
     Destination,
-    Dport,
     Drop,
     Jump,
     Masquerade,
-    Protocol,
     Reject,
     Rule,
     Source,
@@ -76,10 +74,9 @@ class IptablesMode:
         picks = Picks(objects, family, forward, view)
         for frontend in forward.frontends:
             self._way_in(frontend, picks, view.family(forward.family))
-        for endpoint in {*forward.cluster, *forward.local}:
-            if endpoint.local:
-                rule = _itself(endpoint, forward.proto)
-                self._dispatch.address(objects, family, dispatch.CLIENTS, endpoint.ip, rule)
+        for endpoint in {one for each in (forward.cluster, forward.local) for one in each if one.local}:
+            rule = _itself(endpoint, forward.proto)
+            self._dispatch.address(objects, family, dispatch.CLIENTS, endpoint.ip, rule)
         if forward.health_port:
             # Named by the Service, as all its ports bring the same rule.
             self._dispatch.port(
@@ -101,7 +98,7 @@ class IptablesMode:
         applies = forward.local if by_local else forward.cluster
         if not external:
             assert ip is not None
-            unowned = Rule((Destination(host_prefix(ip)),), _REJECT)
+            unowned = Rule((to_address(ip),), _REJECT)
             self._dispatch.address(objects, family, dispatch.CLUSTER_IPS, ip, unowned)
         if frontend.sources is not None:
             chain = picks.firewall(frontend, frontend.sources)
@@ -151,7 +148,7 @@ IPTABLES: Final = IptablesMode()
 def _itself(endpoint: Endpoint, proto: Proto) -> Rule:
     """An endpoint that was sent to itself would answer itself directly, and never understand."""
     whole = host_prefix(endpoint.ip)
-    matches = Source(whole), Destination(whole), Protocol(proto), Dport(proto, endpoint.port)
+    matches = Source(whole), Destination(whole), speaks(proto), to_port(proto, endpoint.port)
     return Rule(matches, Masquerade())
 
 

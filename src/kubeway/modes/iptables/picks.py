@@ -7,20 +7,27 @@ of n, the second by one of n - 1 of those left, and the last by all that are lef
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Final
 
 from kubeway.model.forward import Endpoint, Forward, Frontend
 from kubeway.model.node import Detector, NodeView
-from kubeway.modes.iptables.layout import CHAIN, MARK_MASQ, front_of, list_of, suffix
+from kubeway.modes.iptables.layout import (
+    CHAIN,
+    MARK_MASQ,
+    front_of,
+    list_of,
+    speaks,
+    suffix,
+    to_address,
+    to_port,
+)
 from kubeway.planes.xtables.objects import (
     Accept,
     AddrType,
     Comment,
-    Destination,
     Dnat,
-    Dport,
     Drop,
     Family,
     InInterface,
@@ -37,8 +44,9 @@ from kubeway.planes.xtables.objects import (
     chain_key,
     rules_key,
 )
+from kubeway.planes.xtables.words import in_order
 from kubeway.program.program import Key, Object
-from kubeway.values import Prefix, Proto, host_prefix
+from kubeway.values import Prefix, Proto
 
 _MASQUERADE: Final = Jump(MARK_MASQ)
 _FROM_HERE: Final = AddrType("src")
@@ -50,7 +58,7 @@ class Picks:
     def __init__(self, objects: dict[Key, Object], family: Family, forward: Forward, view: NodeView) -> None:
         self.objects, self.family, self.forward, self.view = objects, family, forward, view
         self.name = str(forward.name)
-        self.proto = Protocol(forward.proto)
+        self.proto = speaks(forward.proto)
         self.detector = view.family(forward.family).detector
 
     def cluster_ip(self, frontend: Frontend) -> str:
@@ -63,9 +71,9 @@ class Picks:
         elif self.detector is not None:
             hidden = outside(self.detector)
         # Other ways in may lead to the same chain; they have had their marks.
-        to_it = (Destination(host_prefix(frontend.ip)),)
-        ends = (self.proto, Comment(f"{self.name} cluster IP"), Dport(forward.proto, frontend.port))
-        first = [Rule(_in_order(*each, *to_it, *ends), _MASQUERADE) for each in hidden]
+        to_it = (to_address(frontend.ip),)
+        ends = (self.proto, Comment(f"{self.name} cluster IP"), to_port(forward.proto, frontend.port))
+        first = [Rule(in_order((*each, *to_it, *ends)), _MASQUERADE) for each in hidden]
         return self._list(forward.internal_local, "", frontend, first)
 
     def external(self, frontend: Frontend) -> str:
@@ -81,7 +89,7 @@ class Picks:
             return self._add("nat", chain, [Rule((comment,), _MASQUERADE), Rule((), everyone)])
         comment = Comment(f"pod traffic for {self.name} external destinations")
         pods = () if self.detector is None else inside(self.detector)
-        rules = [Rule(_in_order(*each, comment), everyone) for each in pods]
+        rules = [Rule(in_order((*each, comment)), everyone) for each in pods]
         comment = Comment(f"masquerade LOCAL traffic for {self.name} external destinations")
         rules.append(Rule((comment, _FROM_HERE), _MASQUERADE))
         comment = Comment(f"route LOCAL traffic for {self.name} external destinations")
@@ -122,6 +130,7 @@ class Picks:
         if held is not None and not first:
             return chain
         endpoints = forward.local if local else forward.cluster
+        drawn: Iterable[Rule]
         if forward.affinity:
             front = front_of(frontend, forward.proto)
             drawn = _sticky(endpoints, self.proto, forward.affinity, front)
@@ -135,11 +144,12 @@ class Picks:
         return chain
 
 
-def _drawn(endpoints: tuple[Endpoint, ...], proto: Protocol) -> Iterator[Rule]:
-    left = len(endpoints)
-    for endpoint in endpoints:
-        yield Rule(_one_of(proto.proto, left), Dnat(endpoint.ip, endpoint.port))
-        left -= 1
+def _drawn(endpoints: tuple[Endpoint, ...], proto: Protocol) -> list[Rule]:
+    chances = _chances(proto.proto, len(endpoints))
+    return [
+        Rule(chance, Dnat(endpoint.ip, endpoint.port))
+        for chance, endpoint in zip(chances, endpoints, strict=True)
+    ]
 
 
 def _sticky(endpoints: tuple[Endpoint, ...], proto: Protocol, seconds: int, front: str) -> Iterator[Rule]:
@@ -147,15 +157,20 @@ def _sticky(endpoints: tuple[Endpoint, ...], proto: Protocol, seconds: int, fron
     lists = [list_of(front, endpoint) for endpoint in endpoints]
     for name, endpoint in zip(lists, endpoints, strict=True):
         yield Rule((proto, Recent(name, "update", seconds)), Dnat(endpoint.ip, endpoint.port))
-    left = len(endpoints)
-    for name, endpoint in zip(lists, endpoints, strict=True):
-        yield Rule((*_one_of(proto.proto, left), Recent(name, "set")), Dnat(endpoint.ip, endpoint.port))
-        left -= 1
+    for name, endpoint, chance in zip(lists, endpoints, _chances(proto.proto, len(lists)), strict=True):
+        yield Rule((*chance, Recent(name, "set")), Dnat(endpoint.ip, endpoint.port))
+
+
+@lru_cache(maxsize=256)
+def _chances(proto: Proto, count: int) -> tuple[tuple[Match, ...], ...]:
+    """What each rule of a list of so many asks before it takes the packet."""
+    protocol = speaks(proto)
+    return tuple((protocol, _random(left)) if left > 1 else (protocol,) for left in range(count, 0, -1))
 
 
 @lru_cache(maxsize=4096)
-def _one_of(proto: Proto, left: int) -> tuple[Match, ...]:
-    return (Protocol(proto), Random(left)) if left > 1 else (Protocol(proto),)
+def _random(of: int) -> Random:
+    return Random(of)
 
 
 # --- who it is from --------------------------------------------------------------------
@@ -180,12 +195,3 @@ def outside(detector: Detector) -> tuple[tuple[Match, ...], ...]:
 def _source(prefix: Prefix) -> tuple[Match, ...]:
     """A prefix of length zero is no match: iptables does not keep it."""
     return (Source(prefix),) if prefix.length else ()
-
-
-_HEADER: Final = (Source, Destination, InInterface, Protocol)
-
-
-def _in_order(*matches: Match) -> tuple[Match, ...]:
-    """What iptables keeps in a rule's head comes first, in its order."""
-    head = [m for kind in _HEADER for m in matches if isinstance(m, kind)]
-    return (*head, *(m for m in matches if not isinstance(m, _HEADER)))

@@ -18,6 +18,7 @@ the rules means nothing, as no packet is decided by two of them. `spot` says wha
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -60,22 +61,23 @@ def branch_key(family: Family, table: TableName, chain: str, rule: Rule) -> Key:
 
 def spot(rule: Rule) -> str:
     """What a branch matches, comments left out; within a chain only one branch matches it."""
-    words = []
-    for one in rule.matches:
-        match one:
-            case Source(prefix, invert):
-                words.append(f"{'!' * invert}s {prefix}")
-            case Destination(prefix, invert):
-                words.append(f"{'!' * invert}d {prefix}")
-            case Protocol(proto):
-                words.append(f"p {proto}")
-            case Dport(_, port, last):
-                words.append(f"dport {port}:{last}" if last else f"dport {port}")
-            case Comment():
-                pass
-            case _:
-                words.append(repr(one))
-    return ", ".join(words)
+    return ", ".join([_spot_word(one) for one in rule.matches if not isinstance(one, Comment)])
+
+
+# Nearly all rules that are dispatched to ask for one of few ports, and an address has several rules in a row.
+@lru_cache(maxsize=1024)
+def _spot_word(match: Match) -> str:
+    match match:
+        case Source(prefix, invert):
+            return f"{'!' * invert}s {prefix}"
+        case Destination(prefix, invert):
+            return f"{'!' * invert}d {prefix}"
+        case Protocol(proto):
+            return f"p {proto}"
+        case Dport(_, port, last):
+            return f"dport {port}:{last}" if last else f"dport {port}"
+        case _:
+            return repr(match)
 
 
 class Chain(Struct, frozen=True):

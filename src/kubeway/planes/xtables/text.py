@@ -16,22 +16,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast
 
 from kubeway.errors import Malformed
-from kubeway.planes.xtables.objects import (
-    BRANCHING,
-    BUILT_IN,
-    MARTIAN,
-    PLANE,
-    SHARED,
-    Chain,
-    Family,
-    Rule,
-    Rules,
-    TableName,
-    branch_key,
-    chain_key,
-    jump_key,
-    rules_key,
-)
+from kubeway.planes.xtables.held import held, open_chains
+from kubeway.planes.xtables.objects import MARTIAN, PLANE, Chain, Family, Rule, Rules, TableName
 from kubeway.planes.xtables.ours import is_held, is_our_jump
 from kubeway.planes.xtables.words import PREFIX, parse_rule, show_rule, split
 from kubeway.program.program import Key
@@ -66,8 +52,8 @@ def _show_family(objects: Mapping[Key, object], family: Family) -> str:
         if key.plane == PLANE and key.name[0] == family:
             _, table, chain, *rest = cast(tuple[str, TableName, str, int | str], key.name)
             if isinstance(thing, Rule):
-                held = tables[table].jumps if key.kind == "jump" else tables[table].branches
-                held.setdefault(chain, []).append((rest[0], thing))
+                rules = tables[table].jumps if key.kind == "jump" else tables[table].branches
+                rules.setdefault(chain, []).append((rest[0], thing))
             elif isinstance(thing, Chain):
                 tables[table].chains.setdefault(chain, ())
             elif isinstance(thing, Rules):
@@ -160,9 +146,7 @@ class _Reading:
         self.family: Family = family
         self.known: set[str] = set()
         self.rules: dict[str, list[Rule]] = {}
-        self.open: dict[str, list[Rule | None]] = {
-            name: [] for name in (*BUILT_IN, *(chain for table, chain in SHARED if table == name))
-        }
+        self.open: dict[str, list[Rule | None]] = {chain: [] for chain in open_chains(name)}
         """Rules of the chains that others fill, too; None: somebody else's."""
 
     def read(self, line: str) -> None:
@@ -190,19 +174,19 @@ class _Reading:
             self.rules[name] = []
 
     def rule(self, command: str, chain: str, rest: str) -> None:
-        held: list[Rule] | list[Rule | None]
+        rules: list[Rule] | list[Rule | None]
         if chain in self.open:
-            held = self.open[chain]
+            rules = self.open[chain]
             rule = self.jump(rest, command)
         else:
             if chain not in self.rules:
                 raise Malformed(f"a rule of {chain}, a chain of {self.name} that is not told")
-            held = self.rules[chain]
+            rules = self.rules[chain]
             rule = self.parse(rest, command)
-        place = len(held) if command == "-A" else _place(rest) - 1
-        if place > len(held):
-            raise Malformed(f"rule {place + 1} of {chain}, which has {len(held)}")
-        cast(list[Rule | None], held).insert(place, rule)
+        place = len(rules) if command == "-A" else _place(rest) - 1
+        if place > len(rules):
+            raise Malformed(f"rule {place + 1} of {chain}, which has {len(rules)}")
+        cast(list[Rule | None], rules).insert(place, rule)
 
     def parse(self, rest: str, command: str) -> Rule:
         words = split(rest)
@@ -217,28 +201,7 @@ class _Reading:
         return rule if is_our_jump(self.name, rule) else None
 
     def objects(self) -> Iterator[tuple[Key, object]]:
-        table = cast(TableName, self.name)
-        for chain, rules in self.rules.items():
-            yield chain_key(self.family, table, chain), Chain()
-            if chain in self.open:
-                continue
-            if chain.startswith(BRANCHING):
-                yield from self.branches(table, chain, rules)
-            else:
-                yield rules_key(self.family, table, chain), Rules(tuple(rules))
-        for chain, shared in self.open.items():
-            for number, jump in enumerate(filter(None, shared), 1):
-                yield jump_key(self.family, table, chain, number), jump
-
-    def branches(self, table: TableName, chain: str, rules: list[Rule]) -> Iterator[tuple[Key, Rule]]:
-        """Each rule by its spot; where a spot is taken, somebody's rule too many gets a name all the same."""
-        taken: dict[Key, int] = {}
-        for rule in rules:
-            key = branch_key(self.family, table, chain, rule)
-            taken[key] = count = taken.get(key, 0) + 1
-            if count > 1:
-                key = Key(PLANE, "branch", (*key.name[:-1], f"{key.name[-1]}#{count}"))
-            yield key, rule
+        return held(self.family, cast(TableName, self.name), self.rules, self.open)
 
 
 def _place(rest: str) -> int:

@@ -1,0 +1,228 @@
+"""
+From changes to the messages of one transaction that make them: objects in, netlink bytes out.
+
+Rules of a chain of ours are written anew as a whole. A branch, and our jumps in an open chain, are
+rules among others; to take one away the kernel wants its handle, so what such a chain holds is read
+just before (`asked`). Our jumps of an open chain are written anew together, as their order matters;
+rules of others are not touched.
+
+No message says that nothing else was committed since: on a node others commit all the time. What a
+change needs and does not find makes the kernel refuse it: a chain that is missing or there already, a
+rule whose handle no rule has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from kubeway.planes.xtables.exprs import RuleLower
+from kubeway.planes.xtables.objects import (
+    BUILT_IN,
+    SHARED,
+    Family,
+    Goto,
+    Jump,
+    Rule,
+    TableName,
+    jump_key,
+)
+from kubeway.program.program import Change, Key, Object
+from kubeway.wire import nftables as nf
+from kubeway.wire import xtables as wire
+
+FAMILIES: Final[tuple[Family, ...]] = ("ip", "ip6")
+NO_HANDLE: Final = 0
+"""No rule has it, so the kernel refuses what asks for it (ENOENT)."""
+
+
+class Place(NamedTuple):
+    """A chain of the kernel's."""
+
+    family: Family
+    table: TableName
+    chain: str
+
+
+Standing = Mapping[Key, int] | None
+"""The branches, or jumps, that a chain holds, each with its rule's handle; None: there is no such chain."""
+
+
+class Parcels:
+    """The messages of one transaction, and beside each the change it makes."""
+
+    def __init__(self) -> None:
+        self.messages: list[bytes] = []
+        self.changes: list[Change] = []
+        self._lowers = {family: RuleLower(family) for family in FAMILIES}
+
+    def put(self, change: Change, message: bytes) -> None:
+        self.messages.append(message)
+        self.changes.append(change)
+
+    def put_rules(
+        self, change: Change, place: Place, rules: Iterable[Rule], flags: int = wire.APPEND
+    ) -> None:
+        body = self._lowers[place.family].body
+        messages = wire.new_rules(*place, map(body, rules), flags)
+        self.messages += messages
+        self.changes += [change] * len(messages)
+
+    def replace(self, change: Change, place: Place, handle: int, rule: Rule) -> None:
+        self.put(change, wire.replace_rule(*place, handle, self._lowers[place.family].body(rule)))
+
+
+def place_of(key: Key) -> Place:
+    return Place(*key.name[:3])
+
+
+def asked(changes: Sequence[Change]) -> list[Place]:
+    """The chains that have to be read before these changes can be lowered."""
+    gone = _gone(changes)
+    places: dict[Place, None] = {}
+    for change in changes:
+        kind = change.key.kind
+        if kind == "jump" or (kind == "branch" and change.verb != "add"):
+            place = place_of(change.key)
+            if kind == "jump" or place not in gone:
+                places[place] = None
+    return list(places)
+
+
+def lower(
+    changes: Sequence[Change], standing: Mapping[Place, Standing], wanted: Mapping[Key, Object]
+) -> Parcels:
+    """The messages of one transaction, without its begin and end.
+
+    `standing` tells of each chain that is `asked` for; `wanted` has all jumps that are to be.
+    """
+    parcels = Parcels()
+    gone = _gone(changes)
+    emptied: set[Place] = set()
+    rewritten: dict[Place, dict[Key, Change]] = {}
+    for change in changes:
+        if change.key.kind == "jump":
+            rewritten.setdefault(place_of(change.key), {})[change.key] = change
+    _tables(parcels, changes)
+    for change in changes:
+        place = place_of(change.key)
+        match change.key.kind:
+            case "chain":
+                _chain(parcels, change, place)
+            case "rules":
+                _rules(parcels, change, place)
+            case "branch" if place in gone:
+                if place not in emptied:
+                    emptied.add(place)
+                    parcels.put(change, nf.del_rules(*place))
+            case "branch":
+                _branch(parcels, change, place, standing.get(place))
+            case _:
+                if jumps := rewritten.pop(place, None):
+                    _jumps(parcels, jumps, place, standing[place], wanted)
+    return parcels
+
+
+def _gone(changes: Sequence[Change]) -> set[Place]:
+    """Chains that go: their branches go with them, all at once."""
+    return {place_of(c.key) for c in changes if c.verb == "del" and c.key.kind == "chain"}
+
+
+def _tables(parcels: Parcels, changes: Sequence[Change]) -> None:
+    """Tables are no objects: they are made where chains or jumps are to be."""
+    made = set()
+    for change in changes:
+        if change.verb != "del" and change.key.kind in ("chain", "jump"):
+            table = change.key.name[:2]
+            if table not in made:
+                made.add(table)
+                parcels.put(change, wire.new_table(*table))
+
+
+def _chain(parcels: Parcels, change: Change, place: Place) -> None:
+    shared = place[1:] in SHARED
+    if change.verb == "add":
+        parcels.put(change, wire.new_chain(*place, again=shared))
+    elif change.verb == "del" and not shared:
+        parcels.put(change, nf.del_chain(*place))
+
+
+def _rules(parcels: Parcels, change: Change, place: Place) -> None:
+    if change.verb != "add":
+        parcels.put(change, nf.del_rules(*place))
+    if change.new is not None:
+        parcels.put_rules(change, place, change.new.rules)
+
+
+def _branch(parcels: Parcels, change: Change, place: Place, standing: Standing) -> None:
+    if change.verb == "add":
+        parcels.put_rules(change, place, [change.new])
+        return
+    handle = (standing or {}).get(change.key, NO_HANDLE)
+    if change.verb == "set":
+        parcels.replace(change, place, handle, change.new)
+    else:
+        parcels.put(change, wire.del_rule(*place, handle))
+
+
+def _jumps(
+    parcels: Parcels,
+    changes: Mapping[Key, Change],
+    place: Place,
+    standing: Standing,
+    wanted: Mapping[Key, Object],
+) -> None:
+    first = next(iter(changes.values()))
+    jumps = list(_wanted(place, wanted))
+    if standing is None and jumps and place.chain in BUILT_IN:
+        parcels.put(first, wire.new_built_in(*place))
+    for key, handle in (standing or {}).items():
+        parcels.put(changes.get(key, first), wire.del_rule(*place, handle))
+    # Each goes in front of what is there, so the first comes last.
+    for key, jump in reversed(jumps):
+        parcels.put_rules(changes.get(key, first), place, [jump], wire.INSERT)
+
+
+def _wanted(place: Place, wanted: Mapping[Key, Object]) -> Iterator[tuple[Key, Rule]]:
+    number = 1
+    while (jump := wanted.get(key := jump_key(*place, number))) is not None:
+        yield key, jump
+        number += 1
+
+
+# --- taking everything away ------------------------------------------------------------------
+
+
+def removable(objects: Mapping[Key, Object]) -> list[Key]:
+    """What goes when the plane is cleared: all but the shared chain, what is in it, and jumps to it."""
+    return [key for key, thing in objects.items() if not _in_or_to_shared(key, thing)]
+
+
+def _in_or_to_shared(key: Key, thing: Object) -> bool:
+    table, chain = key.name[1:3]
+    if (table, chain) in SHARED:
+        return True
+    aim = thing.target if key.kind == "jump" else None
+    return isinstance(aim, Jump | Goto) and (table, aim.chain) in SHARED
+
+
+def clear(
+    objects: Mapping[Key, Object], standing: Mapping[Place, Standing], kept: Container[Place]
+) -> Parcels:
+    """The messages that take away what is `removable` of these objects, but leave the `kept` chains, empty.
+
+    `standing` tells of each open chain in which there are jumps.
+    """
+    parcels = Parcels()
+    going = [Change("del", key, objects[key], None) for key in removable(objects)]
+    for change in going:
+        place = place_of(change.key)
+        if change.key.kind == "jump" and (handle := (standing[place] or {}).get(change.key)) is not None:
+            parcels.put(change, wire.del_rule(*place, handle))
+    chains = [change for change in going if change.key.kind == "chain"]
+    for change in chains:
+        parcels.put(change, nf.del_rules(*place_of(change.key)))
+    for change in chains:
+        if (place := place_of(change.key)) not in kept:
+            parcels.put(change, nf.del_chain(*place))
+    return parcels

@@ -1,0 +1,161 @@
+"""
+The xtables plane where iptables keeps its rules in nf_tables: read and written over netlink, as
+iptables-nft itself would have written them.
+
+A write is one transaction over both families and all tables: all of it or nothing. It does not ask that
+nothing else was committed since the last read, as the tables are everybody's, and on a busy node a large
+write would never find such a moment. What a change builds on and does not find makes the kernel refuse it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
+
+from kubeway.errors import Refused, Stale
+from kubeway.planes.xtables.describe import describe
+from kubeway.planes.xtables.lift import handles, lift
+from kubeway.planes.xtables.lower import (
+    FAMILIES,
+    Parcels,
+    Place,
+    Standing,
+    asked,
+    clear,
+    lower,
+    place_of,
+    removable,
+)
+from kubeway.planes.xtables.objects import Rules
+from kubeway.planes.xtables.text import TABLES
+from kubeway.program.program import Change, Key, Object, Origin
+from kubeway.shell.netlink import NetlinkSocket
+from kubeway.shell.netlink import describe as failure
+from kubeway.wire import nftables as wire
+from kubeway.wire.netlink import Ack, Message, fields, need, read_be32, read_text, text
+from kubeway.wire.nfnetlink import Batch
+
+# Above this many changes a write is done in a thread, so that the loop goes on turning.
+_SMALL: Final = 200
+_READ_TRIES: Final = 10
+
+
+class XtNftPlane:
+    """Our chains and jumps in the tables of iptables-nft of this network namespace.
+
+    `origin` tells whose an object is, for errors; `program` what is wanted: jumps are written anew from
+    it. Needs CAP_NET_ADMIN.
+    """
+
+    def __init__(
+        self,
+        origin: Callable[[Key], Origin | None] = lambda key: None,
+        program: Mapping[Key, Object] | None = None,
+    ) -> None:
+        self.origin = origin
+        self.program: Mapping[Key, Object] = {} if program is None else program
+        self._socket = NetlinkSocket()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def generation(self) -> int:
+        """The number of the ruleset's last commit, by anybody (7 us)."""
+        reply = self._socket.ask(wire.get_generation())
+        return read_be32(need(fields(reply.body[4:]), 1, "the generation"))
+
+    # --- reading ----------------------------------------------------------------------
+
+    async def read(self) -> dict[Key, Object]:
+        return await asyncio.to_thread(self.read_now)
+
+    def read_now(self) -> dict[Key, Object]:
+        """All our chains and jumps. Raises Stale if others keep changing the ruleset meanwhile.
+
+        Each table's rules are from one moment. Others may commit between two tables: whoever wants to
+        know asks for the generation before and after.
+        """
+        return lift(self._messages())
+
+    def _messages(self) -> Iterator[Message]:
+        for family in FAMILIES:
+            chains = self._dump(wire.get(wire.GETCHAIN, family))
+            yield from chains
+            tables = {read_text(need(fields(m.body[4:]), 1, "a chain's table")) for m in chains}
+            for table in TABLES:
+                if table in tables:
+                    yield from self._dump(wire.get(wire.GETRULE, family, text(1, table)))
+
+    def _dump(self, request: bytes) -> list[Message]:
+        """All answers to a dump, untorn: taken in before they are looked at, as that is over sooner."""
+        for _ in range(_READ_TRIES):
+            try:
+                return self._socket.dump(request)
+            except Stale:
+                continue
+        raise Stale("the ruleset changed while it was read, ten times in a row")
+
+    def _standing(self, place: Place) -> Standing:
+        """What is in one chain; None if there is no such chain."""
+        family, table, chain = place
+        try:
+            self._socket.ask(wire.get(wire.GETCHAIN, family, text(1, table), text(3, chain), dump=False))
+            return handles(self._dump(wire.get(wire.GETRULE, family, text(1, table), text(2, chain))), place)
+        except Refused as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return None
+
+    # --- writing ----------------------------------------------------------------------
+
+    async def write(self, changes: Sequence[Change]) -> None:
+        if len(changes) <= _SMALL:
+            self.write_now(changes)
+        else:
+            await asyncio.to_thread(self.write_now, changes)
+
+    def write_now(self, changes: Sequence[Change]) -> None:
+        """Make the changes in one transaction, or raise Refused, Stale or Lost."""
+        standing = {place: self._standing(place) for place in asked(changes)}
+        parcels = lower(changes, standing, self.program)
+        if not parcels.messages:
+            return
+        batch = Batch(parcels.messages)
+        acks = [ack for ack in self._socket.transact(batch.data) if ack.errno]
+        if acks:
+            self._raise(parcels, batch, acks)
+
+    def _raise(self, parcels: Parcels, batch: Batch, acks: list[Ack]) -> None:
+        ack = min(acks, key=lambda a: a.sequence)
+        words = failure(ack)
+        index = batch.index_of(ack.sequence)
+        if index is None:
+            raise Refused(words, ack.errno, "the transaction")
+        change = parcels.changes[index]
+        origin = self.origin(change.key)
+        raise Refused(words, ack.errno, describe(change, self.program), str(origin or ""), change.key)
+
+    def remove(self) -> list[str]:
+        """Take all our chains and jumps away; returns the tables that held some, like "ip nat".
+
+        A chain to which rules of others still lead is emptied and stays. A shared chain is not touched.
+        """
+        objects = self.read_now()
+        kept: set[Place] = set()
+        while True:
+            jumps = {place_of(key) for key in objects if key.kind == "jump"}
+            parcels = clear(objects, {place: self._standing(place) for place in jumps}, kept)
+            batch = Batch(parcels.messages)
+            acks = [ack for ack in self._socket.transact(batch.data) if ack.errno] if parcels.messages else []
+            if not acks:
+                break
+            indexes = [batch.index_of(ack.sequence) for ack in acks if ack.errno == errno.EBUSY]
+            busy = {place_of(parcels.changes[index].key) for index in indexes if index is not None}
+            if len(indexes) < len(acks) or busy <= kept:
+                self._raise(parcels, batch, acks)
+            kept |= busy
+        gone = [key for key in removable(objects) if key.kind != "rules" or objects[key] != Rules()]
+        tables = {key.name[:2] for key in gone if key.kind != "chain" or place_of(key) not in kept}
+        return [f"{family} {table}" for family in FAMILIES for table in TABLES if (family, table) in tables]
