@@ -160,6 +160,29 @@ def test_every_way_in_is_told_by_a_comment() -> None:
     }
 
 
+@pytest.mark.parametrize("affinity", ["None", "ClientIP"])
+def test_endpoints_are_told_by_comments_unless_they_are_many(affinity: str) -> None:
+    w = one(endpoints=2, sessionAffinity=affinity)
+    view = w.view
+    for large in (False, True):
+        seen = replace(view, v4=replace(view.v4, large=large))
+        rules = [
+            show_rule(rule, "ip")
+            for thing in IPTABLES.fragment(forward(w), seen).objects.values()
+            if isinstance(thing, Rules)
+            for rule in thing.rules
+            if isinstance(rule.target, Dnat)
+        ]
+        for rule in rules:
+            target = rule.rpartition(" ")[2]
+            comment = f'-p tcp -m comment --comment "shop/cart:http -> {target}" '
+            assert rule.startswith(comment) != large
+        if not large:
+            said = '-m comment --comment "shop/cart:http -> 10.244.1.1:8080"'
+            draw = "-m statistic --mode random --probability 0.50000000000"
+            assert any(rule.startswith(f"-p tcp {said} {draw}") for rule in rules)
+
+
 @given(worlds())
 def test_the_kernel_could_take_it(w: World) -> None:
     """Names are short enough, what is named is there, and no way through it is too deep."""

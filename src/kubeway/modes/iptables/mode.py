@@ -45,6 +45,7 @@ class IptablesMode:
     """Pure; what it keeps is a memo of the trees' upper branches."""
 
     name: Final = "iptables"
+    large: Final = 1000  # as kube-proxy: pkg/proxy/iptables/proxier.go (largeClusterEndpointsThreshold)
     planes: Final[Mapping[str, tuple[str, ...]]] = {
         nfacct.PLANE: nfacct.KINDS,
         PLANE: KINDS,
