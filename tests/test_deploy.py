@@ -27,10 +27,10 @@ from kubeway.model.store import Store
 from kubeway.records import Record
 from kubeway.shell.access_kubeconfig import read_kubeconfig
 from kubeway.shell.apiserver import ApiSource
-from kubeway.shell.asked import settle
+from kubeway.shell.asked import Asked, settle
 from kubeway.shell.credentials import access
 from kubeway.shell.events import Events
-from kubeway.shell.options import Config, config
+from kubeway.shell.options import MODES, Config, config
 from tests import charts, kustomizations
 from tests.apiserver.server import ApiServer
 from tests.kustomizations import Doc
@@ -40,6 +40,7 @@ DEPLOY = ROOT / "deploy"
 OVERLAYS = DEPLOY / "kustomize" / "overlays"
 CHART = DEPLOY / "helm" / "kubeway"
 UNIT = DEPLOY / "systemd" / "kubeway.service"
+FOR_LEGACY = DEPLOY / "systemd" / "iptables-legacy.conf"
 CONFIG = "/var/lib/kube-proxy"
 SERVER = "https://10.0.0.1:6443"
 
@@ -86,15 +87,36 @@ def container(docs: Mapping[tuple[str, str], Doc]) -> Doc:
     return one
 
 
-DEPLOYMENTS = {"kustomize": overlay(), "helm": chart(apiServer=SERVER)}
-each = pytest.mark.parametrize("docs", DEPLOYMENTS.values(), ids=DEPLOYMENTS)
+OVERLAID = sorted(path.name for path in OVERLAYS.iterdir())
+"""The modes there are overlays for."""
+
+DEPLOYMENTS = {("kustomize", mode): overlay(mode) for mode in OVERLAID} | {
+    ("helm", mode): chart(apiServer=SERVER, config={"mode": mode}) for mode in OVERLAID
+}
+each = pytest.mark.parametrize("docs", DEPLOYMENTS.values(), ids=map("-".join, DEPLOYMENTS))
+each_of_a_mode = pytest.mark.parametrize(
+    ("mode", "docs"),
+    [(mode, docs) for (_, mode), docs in DEPLOYMENTS.items()],
+    ids=map("-".join, DEPLOYMENTS),
+)
+each_mode = pytest.mark.parametrize("mode", OVERLAID)
+
+# What a mode needs beyond the base: capabilities, mounts and volumes.
+NEEDED: dict[str, tuple[list[str], list[Doc], list[Doc]]] = {
+    "nftables": (["NET_ADMIN"], [], []),
+    "iptables": (
+        ["NET_ADMIN", "NET_RAW"],
+        [{"name": "xtables-lock", "mountPath": "/run/xtables.lock"}],
+        [{"name": "xtables-lock", "hostPath": {"path": "/run/xtables.lock", "type": "FileOrCreate"}}],
+    ),
+}
 
 
 # --- kustomize ------------------------------------------------------------------------------
 
 
 @needs_kubectl
-@pytest.mark.parametrize("folder", ["base", *(f"overlays/{path.name}" for path in OVERLAYS.iterdir())])
+@pytest.mark.parametrize("folder", ["base", *(f"overlays/{mode}" for mode in OVERLAID)])
 def test_kubectl_makes_the_same_of_a_kustomization(folder: str) -> None:
     there = DEPLOY / "kustomize" / folder
     theirs = named(yaml.safe_load_all(kubectl("kustomize", str(there))))
@@ -132,13 +154,37 @@ def test_a_kustomization_of_another_kind_is_not_misread(tmp_path: Path) -> None:
     (tmp_path / "kustomization.yaml").write_text("namePrefix: x-\n")
     with pytest.raises(ValueError, match="namePrefix"):
         kustomizations.build(tmp_path)
+    (tmp_path / "kustomization.yaml").write_text("patches: [{path: a.yaml, target: {kind: DaemonSet}}]\n")
+    with pytest.raises(ValueError, match="target"):
+        kustomizations.build(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("patch", "message"),
+    [
+        ("{kind: DaemonSet, metadata: {name: proxy}}", "0 times"),
+        ("{kind: DaemonSet, metadata: {name: kube-proxy}, spec: null}", "spec"),
+        ("{kind: DaemonSet, metadata: {name: kube-proxy}, spec: {$patch: replace}}", "patch"),
+    ],
+)
+def test_a_patch_of_another_kind_is_not_misread(patch: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "kustomization.yaml").write_text("{namespace: n, resources: [a.yaml]}\n")
+    (tmp_path / "base" / "a.yaml").write_text("{kind: DaemonSet, metadata: {name: kube-proxy}, spec: {}}\n")
+    (tmp_path / "kustomization.yaml").write_text(
+        "{namespace: n, resources: [base], patches: [{path: a.yaml}]}\n"
+    )
+    (tmp_path / "a.yaml").write_text(patch)
+    with pytest.raises(ValueError, match=message):
+        kustomizations.build(tmp_path)
 
 
 # --- the chart ------------------------------------------------------------------------------
 
 
-def test_the_chart_makes_what_the_overlay_makes() -> None:
-    ours, theirs = dict(DEPLOYMENTS["helm"]), dict(DEPLOYMENTS["kustomize"])
+@each_mode
+def test_the_chart_makes_what_the_overlay_makes(mode: str) -> None:
+    ours, theirs = dict(DEPLOYMENTS["helm", mode]), dict(DEPLOYMENTS["kustomize", mode])
     maps = [docs.pop(("ConfigMap", "kube-proxy")) for docs in (ours, theirs)]
     assert ours == theirs
     for name in ("config.conf", "kubeconfig.conf"):
@@ -205,6 +251,7 @@ def test_notes_can_be_rendered() -> None:
         ("{{ .Values.b }}", "there is no b"),
         ("{{ .Values.a }}", "needs toYaml"),
         ("{{ upper .Values.a }}", "upper"),
+        ("{{ if eq .Values.a }}{{ end }}", "eq"),
     ],
 )
 def test_a_template_of_another_kind_is_not_misread(template: str, message: str) -> None:
@@ -270,6 +317,15 @@ def wrong(schema: Any, value: Any, at: str = "") -> list[str]:
         ({"apiServer": SERVER, "config": {"clientConnection": {}}}, [".config.clientConnection"]),
         ({"apiServer": SERVER, "config": {"oomScoreAdj": -1001}}, [".config.oomScoreAdj"]),
         ({"apiServer": SERVER, "config": {"conntrack": {"min": 5}}}, []),
+        ({"apiServer": SERVER, "config": {"mode": "iptables"}}, []),
+        ({"apiServer": SERVER, "config": {"mode": "ipvs"}}, [".config.mode"]),
+        ({"apiServer": SERVER, "config": {"mode": ""}}, [".config.mode"]),
+        ({"apiServer": SERVER, "config": {"mode": None}}, [".config.mode"]),
+        ({"apiServer": SERVER, "config": {"kubeway": {"iptablesBackend": "legacy"}}}, []),
+        (
+            {"apiServer": SERVER, "config": {"kubeway": {"iptablesBackend": "nft"}}},
+            [".config.kubeway.iptablesBackend"],
+        ),
         ({"apiServer": SERVER, "extraArgs": ["v"]}, [".extraArgs[0]"]),
         ({"apiServer": SERVER, "image": {"pullPolicy": "Sometimes"}}, [".image.pullPolicy"]),
     ],
@@ -278,6 +334,12 @@ def test_the_schema_knows_good_values(values: dict[str, Any], places: list[str])
     schema = json.loads((CHART / "values.schema.json").read_text())
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())
     assert wrong(schema, charts.merged(defaults, values)) == places
+
+
+def test_the_schema_knows_the_modes_there_are_overlays_for() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert sorted(schema["properties"]["config"]["properties"]["mode"]["enum"]) == OVERLAID
+    assert NEEDED.keys() == set(OVERLAID)
 
 
 def test_every_value_is_in_the_schema_and_in_a_template() -> None:
@@ -292,8 +354,8 @@ def test_every_value_is_in_the_schema_and_in_a_template() -> None:
 # --- as kubeadm has it, and as kubeway needs it ------------------------------------------------
 
 
-@each
-def test_names_labels_and_places_are_those_of_kubeadm(docs: dict[tuple[str, str], Doc]) -> None:
+@each_of_a_mode
+def test_names_labels_and_places_are_those_of_kubeadm(mode: str, docs: dict[tuple[str, str], Doc]) -> None:
     assert {kind for kind, _ in docs} == {
         "ServiceAccount",
         "ClusterRole",
@@ -313,29 +375,37 @@ def test_names_labels_and_places_are_those_of_kubeadm(docs: dict[tuple[str, str]
     assert (spec["hostNetwork"], spec["priorityClassName"]) == (True, "system-node-critical")
     assert (spec["serviceAccountName"], spec["tolerations"]) == ("kube-proxy", [{"operator": "Exists"}])
     assert spec["nodeSelector"] == {"kubernetes.io/os": "linux"}
-    assert spec["volumes"] == [{"name": "kube-proxy", "configMap": {"name": "kube-proxy"}}]
+    _, mounts, volumes = NEEDED[mode]
+    assert spec["volumes"] == [*volumes, {"name": "kube-proxy", "configMap": {"name": "kube-proxy"}}]
     assert one["name"] == "kube-proxy"
     assert one["command"] == [
         "/usr/local/bin/kubeway-proxy",
         f"--config={CONFIG}/config.conf",
         "--hostname-override=$(NODE_NAME)",
     ]
-    assert one["volumeMounts"] == [{"name": "kube-proxy", "mountPath": CONFIG}]
+    assert one["volumeMounts"] == [*mounts, {"name": "kube-proxy", "mountPath": CONFIG}]
 
 
-def configured(docs: Mapping[tuple[str, str], Doc], folder: Path, command: list[str]) -> Config:
-    """What kubeway makes of the command and the ConfigMap, laid out in a folder as a Pod has them."""
+def asked(docs: Mapping[tuple[str, str], Doc], folder: Path, command: list[str]) -> Asked:
+    """What the command and the ConfigMap ask of kubeway, laid out in a folder as a Pod has them."""
     for name, text in docs["ConfigMap", "kube-proxy"]["data"].items():
         (folder / name).write_text(text)
     words = [word.replace(CONFIG, str(folder)).replace("$(NODE_NAME)", "node1") for word in command[1:]]
-    return config(settle(goflags.parse(words)), {})
+    return settle(goflags.parse(words))
 
 
-@each
-def test_kubeway_reads_command_and_configuration(docs: dict[tuple[str, str], Doc], tmp_path: Path) -> None:
+def configured(docs: Mapping[tuple[str, str], Doc], folder: Path, command: list[str]) -> Config:
+    """What kubeway makes of that."""
+    return config(asked(docs, folder, command), {})
+
+
+@each_of_a_mode
+def test_kubeway_reads_command_and_configuration(
+    mode: str, docs: dict[tuple[str, str], Doc], tmp_path: Path
+) -> None:
     one, (init,) = container(docs), pod(docs)["initContainers"]
     made = configured(docs, tmp_path, one["command"])
-    assert made.options.mode == "nftables"
+    assert made.options.mode == mode
     assert made.options.hostname == "node1"
     assert made.cluster is not None
     assert made.cluster.kubeconfig == f"{CONFIG}/kubeconfig.conf"
@@ -364,10 +434,11 @@ def test_the_kubeconfig_is_the_service_accounts(docs: dict[tuple[str, str], Doc]
     assert chosen.cluster.server.startswith("https://")
 
 
-@pytest.mark.parametrize("mode", [path.name for path in OVERLAYS.iterdir()])
-def test_an_overlay_has_the_mode_of_its_name(mode: str, tmp_path: Path) -> None:
-    docs = overlay(mode)
-    assert configured(docs, tmp_path, container(docs)["command"]).options.mode == mode
+@each_of_a_mode
+def test_a_deployment_asks_for_its_mode(mode: str, docs: dict[tuple[str, str], Doc], tmp_path: Path) -> None:
+    made = asked(docs, tmp_path, container(docs)["command"])
+    assert made.configuration.mode == mode
+    assert not made.notes
 
 
 async def asked_for() -> set[tuple[str, str, str]]:
@@ -449,6 +520,17 @@ def test_the_container_is_made_of_what_is_there() -> None:
     assert ("ENTRYPOINT", '["/usr/local/bin/kubeway-proxy"]') in said
 
 
+def test_the_image_has_the_tools_of_iptables_legacy_and_no_others() -> None:
+    said = instructions()
+    last = max(i for i, (word, _) in enumerate(said) if word == "FROM")
+    assert not [words for word, words in said[:last] if "apt-get" in words]
+    (steps,) = [words for word, words in said[last:] if word == "RUN" and "apt-get" in words]
+    update, install, clean = steps.split(" && ")
+    assert update == "apt-get update"
+    assert install.split() == ["apt-get", "install", "--yes", "--no-install-recommends", "iptables"]
+    assert clean == "rm -rf /var/lib/apt/lists/*"
+
+
 def test_versions_are_this_one() -> None:
     about = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert about["appVersion"] == kubeway.__version__
@@ -462,10 +544,10 @@ def test_versions_are_this_one() -> None:
 # --- the unit -------------------------------------------------------------------------------
 
 
-def unit() -> dict[str, list[str]]:
-    """The unit's settings; some stand there twice."""
+def unit(file: Path = UNIT) -> dict[str, list[str]]:
+    """The settings of a unit, or of what is laid over one; some stand there twice."""
     settings: dict[str, list[str]] = {}
-    for name, value in re.findall(r"^(\w+)=(.*)$", UNIT.read_text(), flags=re.M):
+    for name, value in re.findall(r"^(\w+)=(.*)$", file.read_text(), flags=re.M):
         settings.setdefault(name, []).append(value)
     return settings
 
@@ -481,23 +563,47 @@ def test_the_unit_runs_a_command_that_is_there() -> None:
     assert words[-1] in made
 
 
-def test_unit_and_container_have_one_capability() -> None:
+def test_unit_and_container_have_the_capabilities_they_need() -> None:
     assert unit()["AmbientCapabilities"] == unit()["CapabilityBoundingSet"] == ["CAP_NET_ADMIN"]
-    for docs in DEPLOYMENTS.values():
+    for (_, mode), docs in DEPLOYMENTS.items():
         context = container(docs)["securityContext"]
-        assert context["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN"]}
+        assert context["capabilities"] == {"drop": ["ALL"], "add": NEEDED[mode][0]}
         assert context["allowPrivilegeEscalation"] is False
         assert context["readOnlyRootFilesystem"] is True
         assert "privileged" not in context
+
+
+def test_for_iptables_legacy_the_unit_gets_what_the_container_has() -> None:
+    """Lists of capabilities add up; and root it must be, as the lock is root's own file."""
+    more = unit(FOR_LEGACY)
+    for name in ("AmbientCapabilities", "CapabilityBoundingSet"):
+        (base,), (added,) = unit()[name], more[name]
+        assert [f"CAP_{one}" for one in NEEDED["iptables"][0]] == [base, added]
+    assert (more["User"], more["DynamicUser"]) == (["root"], ["no"])
+    _, (mount,), _ = NEEDED["iptables"]
+    assert more["ExecStartPre"][0].split()[-1] == mount["mountPath"]
+    # Raw sockets are of these families.
+    families = unit()["RestrictAddressFamilies"][0].split()
+    assert {"AF_INET", "AF_INET6", "AF_NETLINK"} <= set(families)
+    # The rest of what the unit forbids stays forbidden.
+    assert more.keys() == {
+        "AmbientCapabilities",
+        "CapabilityBoundingSet",
+        "User",
+        "DynamicUser",
+        "ExecStartPre",
+    }
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_knows_every_setting(tmp_path: Path) -> None:
     """It says what it does not know; that kubeway is not installed here is nothing of the unit."""
 
-    def verify(text: str) -> str:
+    def verify(text: str, more: str = "") -> str:
         path = tmp_path / "kubeway.service"
         path.write_text(text.replace("/opt/kubeway/bin/kubeway", "/bin/true"))
+        (tmp_path / "kubeway.service.d").mkdir(exist_ok=True)
+        (tmp_path / "kubeway.service.d" / FOR_LEGACY.name).write_text(more)
         done = subprocess.run(
             ["systemd-analyze", "verify", "--recursive-errors=no", str(path)],
             capture_output=True,
@@ -510,3 +616,6 @@ def test_systemd_knows_every_setting(tmp_path: Path) -> None:
     text = UNIT.read_text()
     assert verify(text) == ""
     assert "NoNewPowers" in verify(text.replace("NoNewPrivileges", "NoNewPowers"))
+    more = FOR_LEGACY.read_text()
+    assert verify(text, more) == ""
+    assert "DynamicPerson" in verify(text, more.replace("DynamicUser", "DynamicPerson"))

@@ -449,6 +449,8 @@ def options(draw: st.DrawFn) -> Options:
         masquerade_all=draw(_once_in(5)),
         node_port_addresses=node_ports if node_ports == "primary" else tuple(map(parse_prefix, node_ports)),
         localhost_node_ports=draw(st.booleans()),
+        drop_invalid=draw(st.booleans()),
+        accounting=draw(st.booleans()),
         external_ips=not draw(_once_in(10)),
     )
 

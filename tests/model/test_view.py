@@ -165,6 +165,9 @@ def test_the_rest_of_the_view() -> None:
     cidrs = ["10.96.0.0/16", "10.96.1.0/24", "fd00::/108"]
     view = node_view(facts, Options(masquerade_all=True, masquerade_bit=3), cidrs)
     assert (view.masquerade_all, view.mark) == (True, 8)
+    assert (view.drop_invalid, view.accounting) == (True, False)
+    other = node_view(facts, Options(drop_invalid=False, accounting=True), cidrs)
+    assert (other.drop_invalid, other.accounting) == (False, True)
     assert view.v4.service_cidrs == (parse_prefix("10.96.0.0/16"),)
     assert view.v6.service_cidrs == (parse_prefix("fd00::/108"),)
     assert view == node_view(facts, Options(masquerade_all=True, masquerade_bit=3), map(parse_prefix, cidrs))

@@ -18,12 +18,14 @@ from kubeway.planes.xtables.objects import (
     BRANCHING,
     MARTIANS,
     SHARED,
+    Accept,
     Comment,
     CtState,
     Destination,
     Dnat,
     Goto,
     Jump,
+    Nfacct,
     Recent,
     Rule,
     Rules,
@@ -36,7 +38,17 @@ from kubeway.program.link import Linker, Name
 from kubeway.program.plan import diff, steps
 from kubeway.program.program import Fragment, Key, Object
 from kubeway.values import TCP, parse_ip, parse_prefix
-from tests.worlds import Doc, World, packet, service_cidr_doc, service_docs, world, worlds
+from tests.worlds import (
+    Doc,
+    World,
+    packet,
+    port_doc,
+    service_cidr_doc,
+    service_doc,
+    service_docs,
+    world,
+    worlds,
+)
 
 Fragments = dict[Name, Fragment | None]
 
@@ -146,6 +158,29 @@ def test_every_way_in_is_told_by_a_comment() -> None:
         "shop/cart:http external IP",
         "shop/cart:http",
     }
+
+
+@pytest.mark.parametrize("affinity", ["None", "ClientIP"])
+def test_endpoints_are_told_by_comments_unless_they_are_many(affinity: str) -> None:
+    w = one(endpoints=2, sessionAffinity=affinity)
+    view = w.view
+    for large in (False, True):
+        seen = replace(view, v4=replace(view.v4, large=large))
+        rules = [
+            show_rule(rule, "ip")
+            for thing in IPTABLES.fragment(forward(w), seen).objects.values()
+            if isinstance(thing, Rules)
+            for rule in thing.rules
+            if isinstance(rule.target, Dnat)
+        ]
+        for rule in rules:
+            target = rule.rpartition(" ")[2]
+            comment = f'-p tcp -m comment --comment "shop/cart:http -> {target}" '
+            assert rule.startswith(comment) != large
+        if not large:
+            said = '-m comment --comment "shop/cart:http -> 10.244.1.1:8080"'
+            draw = "-m statistic --mode random --probability 0.50000000000"
+            assert any(rule.startswith(f"-p tcp {said} {draw}") for rule in rules)
 
 
 @given(worlds())
@@ -376,6 +411,101 @@ def test_a_detector_that_takes_all_for_pods_needs_no_rule() -> None:
     assert len(chain(objects, svc)) == 1
     asked = packet("8.8.8.8", "10.96.0.9:80")
     assert dict(IPTABLES.fates(objects, everyone.view, asked)) == dict(everyone.oracle.fates(asked))
+
+
+# --- health-check node ports -----------------------------------------------------------
+
+
+BALANCED: dict[str, Any] = {
+    "type": "LoadBalancer",
+    "externalTrafficPolicy": "Local",
+    "healthCheckNodePort": 32123,
+}
+
+
+@pytest.mark.parametrize("endpoints", [0, 1])
+def test_who_asks_for_health_is_let_in(endpoints: int) -> None:
+    """Whatever the answer will be; a rule of this node's own may drop what nobody lets in."""
+    objects = program(one(endpoints=endpoints, node_port=30080, **BALANCED))
+    assert chain(objects, "KUBE-NODEPORTS", table="filter") == [Rule((), Jump("KUBE-BY-HEALTH"))]
+    (leaf,) = [
+        show_rule(rule, "ip")
+        for key, rule in objects.items()
+        if key.kind == "branch" and key.name[2].startswith("KUBE-BY-H-") and rule.target == Accept()
+    ]
+    said = '-m comment --comment "shop/cart health check node port"'
+    assert leaf == f"-p tcp {said} -m tcp --dport 32123 -j ACCEPT"
+
+
+def test_the_ports_of_a_service_share_that_rule() -> None:
+    ports = [port_doc("http", 80, node_port=30080), port_doc("alt", 81, node_port=30081)]
+    w = world([service_doc("shop/cart", ["10.96.0.9"], ports, **BALANCED)])
+    assert len(w.forwards) == 2
+    linker = Linker()
+    linker.update({(): IPTABLES.base(w.view)})
+    fill(linker, w)
+    leaf = next(key for key in linker.objects if key.name[-1] == "p 6, dport 32123")
+    assert len(linker.claimants(leaf)) == 2
+    linker.update({(w.forwards[0].name, 4): None})
+    assert leaf in linker.objects
+    linker.update({(w.forwards[1].name, 4): None})
+    assert linker.objects == IPTABLES.base(w.view).objects
+
+
+def test_a_service_without_such_a_port_has_no_such_rule() -> None:
+    objects = program(one())
+    assert not chains(objects, "KUBE-BY-H-")
+    assert chains(objects, "KUBE-BY-HEALTH")
+
+
+# --- packets of no flow, and what is counted ------------------------------------------------
+
+
+def forwarded(**options: Any) -> list[str]:
+    w = one()
+    objects = program(World(w.docs, replace(w.options, **options)))
+    return [show_rule(rule, "ip6") for rule in chain(objects, "KUBE-FORWARD", "ip6", "filter")]
+
+
+def test_packets_of_no_flow_are_not_forwarded() -> None:
+    first, *rest = forwarded()
+    assert first == "-m conntrack --ctstate INVALID -j DROP"
+    assert forwarded(drop_invalid=False) == rest
+    named = "-m nfacct --nfacct-name ct_state_invalid_dropped_pkts"
+    assert forwarded(accounting=True) == [f"-m conntrack --ctstate INVALID {named} -j DROP", *rest]
+
+
+def test_flows_from_loopback_are_counted_by_one_rule() -> None:
+    counted = "-s 127.0.0.0/8 -m conntrack --ctstate DNAT -m nfacct --nfacct-name localhost_nps_accepted_pkts"
+    objects = program(on_loopback(accounting=True))
+    for family, first in (("ip", counted), ("ip6", None)):
+        rules = [show_rule(rule, "ip") for rule in chain(objects, "KUBE-POSTROUTING", family)]
+        assert (rules[0] == first) == (counted in rules) == (family == "ip")
+    for options in ({"accounting": False}, {"accounting": True, "localhost_node_ports": False}):
+        rules = chain(program(on_loopback(**options)), "KUBE-POSTROUTING")
+        assert counted not in [show_rule(rule, "ip") for rule in rules]
+
+
+@given(worlds())
+def test_there_is_a_counter_for_each_that_a_rule_counts_in_and_no_other(w: World) -> None:
+    objects = IPTABLES.base(w.in_mode("iptables").view).objects
+    named = {
+        match.name
+        for key, thing in objects.items()
+        if key.kind == "rules"
+        for rule in thing.rules
+        for match in rule.matches
+        if isinstance(match, Nfacct)
+    }
+    assert {key.name[0] for key in objects if key.kind == "counter"} == named
+    assert w.options.accounting or not named
+
+
+def test_counters_are_made_before_the_rules_that_count_in_them() -> None:
+    objects = program(on_loopback(accounting=True))
+    order = [step.plane for step in steps(diff({}, objects), IPTABLES.planes)]
+    assert order == ["nfacct", "xtables", "sysctl"]
+    assert [step.plane for step in steps(diff(objects, {}), IPTABLES.planes)] == order[::-1]
 
 
 # --- node ports on loopback ---------------------------------------------------------------

@@ -79,11 +79,19 @@ def test_primary_is_the_word_for_the_node_s_own_addresses() -> None:
     assert found.node_port_addresses == "primary"
 
 
-@pytest.mark.parametrize("mode", ["iptables", "ipvs", "userspace"])
+def test_what_iptables_mode_alone_minds() -> None:
+    plain = options.model_options(asked().configuration)
+    assert (plain.localhost_node_ports, plain.drop_invalid) == (True, True)
+    words = {"iptables_localhost_nodeports": "false", "conntrack_tcp_be_liberal": "true"}
+    found = options.model_options(asked(**words).configuration)
+    assert (found.localhost_node_ports, found.drop_invalid) == (False, False)
+
+
+@pytest.mark.parametrize("mode", ["ipvs", "userspace"])
 def test_a_mode_this_version_does_not_have(mode: str) -> None:
     with pytest.raises(BadInput) as error:
         config(proxy_mode=mode)
-    assert str(error.value) == f'mode: "{mode}" is not in this version, which has: nftables'
+    assert str(error.value) == f'mode: "{mode}" is not in this version, which has: nftables, iptables'
 
 
 # --- where objects come from --------------------------------------------------------------------

@@ -31,6 +31,8 @@ class Options(Struct, frozen=True, kw_only=True):
     # CIDRs whose local addresses accept node ports; () accepts all of them.
     node_port_addresses: tuple[Prefix, ...] | Literal["primary"] = "primary"
     localhost_node_ports: bool = True  # in iptables mode, where the CIDRs hold loopback
+    drop_invalid: bool = True  # in iptables mode: packets that connection tracking takes for part of no flow
+    accounting: bool = False  # the kernel has nfacct, to count in what is dropped and let in
     external_ips: bool = True  # gate AllowServiceExternalIPs
     node_ip: Ip | None = None  # bindAddress, where it is one: this node's, whatever its Node object says
 
@@ -76,7 +78,8 @@ class FamilyView(Struct, frozen=True):
     local address but loopback accepts node ports; else just these. `loopback`: so
     does all of 127.0.0.0/8, which then is closed to everything else that does not
     come from there. `service_cidrs`: addresses that only Services may have.
-    `addresses`: this node's.
+    `addresses`: this node's. `large`: it has more endpoints than the mode says every
+    little thing of.
     """
 
     family: int
@@ -85,20 +88,28 @@ class FamilyView(Struct, frozen=True):
     loopback: bool = False
     service_cidrs: tuple[Prefix, ...] = ()
     addresses: frozenset[Ip] = frozenset()
+    large: bool = False
 
 
 class NodeView(Struct, frozen=True):
-    """What this node settles for every service port."""
+    """What this node settles for every service port.
+
+    `drop_invalid`: packets of no flow are not forwarded (of iptables mode). `accounting`:
+    the kernel can count what rules do, in counters with names.
+    """
 
     v4: FamilyView
     v6: FamilyView
     masquerade_all: bool = False
     mark: int = 0x4000
+    drop_invalid: bool = True
+    accounting: bool = False
 
     @property
     def shape(self) -> tuple[object, ...]:
         """What of it a mode's fragments may depend on; its base may depend on everything."""
-        return self.masquerade_all, self.mark, self.v4.detector, self.v6.detector
+        families = (self.v4.detector, self.v4.large, self.v6.detector, self.v6.large)
+        return self.masquerade_all, self.mark, *families
 
     def family(self, family: int) -> FamilyView:
         return self.v4 if family == 4 else self.v6

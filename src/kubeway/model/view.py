@@ -58,6 +58,8 @@ def node_view(facts: NodeFacts, options: Options, cidrs: Iterable[str | Prefix])
         v6=_family_view(V6, facts, options, prefixes),
         masquerade_all=options.masquerade_all,
         mark=1 << options.masquerade_bit,
+        drop_invalid=options.drop_invalid,
+        accounting=options.accounting,
     )
 
 

@@ -17,21 +17,22 @@ from typing import Final
 from kubeway import records
 from kubeway.errors import Lost, Refused, Unsupported
 from kubeway.planes.xtables.describe import describe
-from kubeway.planes.xtables.objects import KINDS, Family, rules_key
+from kubeway.planes.xtables.objects import KINDS, Family, TableName, rules_key
 from kubeway.planes.xtables.restore import (
     FAMILIES,
     Commit,
     Standing,
     commits,
     entries,
-    is_shared,
     standing,
 )
+from kubeway.planes.xtables.shared import asked_for
 from kubeway.planes.xtables.text import parse
 from kubeway.program.program import Change, Key, Object, Origin
 from kubeway.shell import xtables_lock, xtables_tools
-from kubeway.shell.xtables_counts import COUNT, Counts, Numbers, Place, present
+from kubeway.shell.xtables_kernel import KernelTables, Place, digest, present
 from kubeway.shell.xtables_tools import Failure
+from kubeway.wire.ip_tables import Info
 
 _PATIENCE: Final = 5.0
 _TIMEOUT: Final = 300.0
@@ -72,16 +73,22 @@ class XtLegacyPlane:
         self.program: Mapping[Key, Object] = {} if program is None else program
         self._record, self._patience, self._timeout = record, patience, timeout
         self._tools = {family: xtables_tools.find(family) for family in FAMILIES}
-        self._counts = Counts()
-        self._seen: dict[Place, Numbers] | None = None
+        self._kernel = KernelTables()
         self._generation = 0
+        self._seen: dict[Place, Info] | None = None
+        self._read: dict[Place, tuple[bytes, dict[Key, Object]]] = {}
+        """What was last read of each table, and by what it can be told to be the same."""
 
     def close(self) -> None:
-        self._counts.close()
+        self._kernel.close()
 
     def generation(self) -> int:
-        """Grows when the numbers of a table change; our own write moves it by one. Some 50 us."""
-        seen = self._counts.ask()
+        """Grows when a table's count of entries, its size or its hooks change; by one for a write of ours.
+
+        Not seen: a rule in the place of another of the same size, and rules in another order. A read sees
+        them, and it is cheap where nothing changed (`read_now`). Some 100 us.
+        """
+        seen = self._kernel.all_info()
         if seen != self._seen:
             self._generation += self._seen is not None
             self._seen = seen
@@ -93,11 +100,29 @@ class XtLegacyPlane:
         return await asyncio.to_thread(self.read_now)
 
     def read_now(self) -> dict[Key, Object]:
-        """All our chains and jumps. Tables that nobody uses are not there, and do not appear by this."""
+        """All our chains and jumps, but for what is shared with others and not wanted.
+
+        Tables that nobody uses are not there, and do not appear by this. One in which nothing has
+        changed since the last read is not told and parsed again: a tenth of the cost.
+        """
         objects: dict[Key, Object] = {}
         for family in FAMILIES:
             for table in present(family):
-                objects.update(parse(self._save(family, table), family))
+                objects.update(self._read_table(family, table))
+        return asked_for(objects, self.program)
+
+    def _read_table(self, family: Family, table: TableName) -> dict[Key, Object]:
+        same = digest(family, self._kernel.entries(family, table)[1])
+        known = self._read.get((family, table))
+        if known is not None and known[0] == same:
+            return known[1]
+        objects = parse(self._save(family, table), family)
+        wanted = self.program.get
+        # What is as it should be is kept once, not twice.
+        for key, thing in objects.items():
+            if (held := wanted(key)) == thing:
+                objects[key] = held
+        self._read[family, table] = same, objects
         return objects
 
     def _save(self, family: Family, table: str) -> str:
@@ -126,7 +151,7 @@ class XtLegacyPlane:
         held = self._seen or {}
         for family, some in made.items():
             self._load_all(family, some)
-        self._seen = self._counts.ask()
+        self._seen = self._kernel.all_info()
         self._generation += 1
         if not _as_expected(held, self._seen, [commit for some in made.values() for commit in some]):
             # Somebody else wrote meanwhile, or what we changed was not what we thought it was.
@@ -200,8 +225,7 @@ class XtLegacyPlane:
         held: list[str] = []
         for family in FAMILIES:
             for table in present(family):
-                objects = parse(self._save(family, table), family)
-                if not all(is_shared(key, thing) for key, thing in objects.items()):
+                if objects := asked_for(parse(self._save(family, table), family), {}):
                     held.append(f"{family} {table}")
                     self._remove(objects)
         return held
@@ -222,15 +246,13 @@ class XtLegacyPlane:
                 changes[emptied] = Change("del", emptied, objects.get(emptied), None)
 
 
-def _as_expected(
-    before: Mapping[Place, Numbers], after: Mapping[Place, Numbers], some: Iterable[Commit]
-) -> bool:
+def _as_expected(before: Mapping[Place, Info], after: Mapping[Place, Info], some: Iterable[Commit]) -> bool:
     """Whether the tables grew by what these commits add, and by nothing else."""
     grown: Counter[Place] = Counter()
     for commit in some:
         grown[commit.family, commit.table] += entries(commit.changes)
     return all(
-        after[place][COUNT] - before[place][COUNT] == count
+        after[place].entries - before[place].entries == count
         for place, count in grown.items()
         if place in before and place in after
     )

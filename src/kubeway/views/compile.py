@@ -17,9 +17,10 @@ from kubeway.errors import BadInput
 from kubeway.model.forward import Forward
 from kubeway.model.node import NodeFacts, NodeView, Options
 from kubeway.model.settle import Settler
+from kubeway.model.sizes import Sizes
 from kubeway.model.store import Snapshot
 from kubeway.model.view import node_facts, node_view
-from kubeway.planes import sysctl
+from kubeway.planes import nfacct, sysctl
 from kubeway.planes.nft import fields
 from kubeway.planes.nft.objects import Element, Family, Set, set_key
 from kubeway.planes.xtables import objects as xtables
@@ -60,10 +61,11 @@ def settle(snapshot: Snapshot, options: Options, node: str = "") -> World:
 def program(world: World, mode: Mode) -> Linker:
     """All that the node must hold."""
     linker = Linker()
+    view = Sizes(mode.large, world.forwards).seen(world.view)
     # Named as the daemon names them, so that a key several bring has the same holder.
-    fragments: dict[Name, Fragment | None] = {_BASE: mode.base(world.view)}
+    fragments: dict[Name, Fragment | None] = {_BASE: mode.base(view)}
     for forward in world.forwards:
-        fragments[forward.name, forward.family] = mode.fragment(forward, world.view)
+        fragments[forward.name, forward.family] = mode.fragment(forward, view)
     linker.update(fragments)
     return linker
 
@@ -80,7 +82,7 @@ def rows(linker: Linker, family: Family | None = None) -> list[dict[str, Any]]:
             "origin": str(origins[key]),
         }
         for key in sorted(linker.objects)
-        if family is None or _family(key) == family
+        if family is None or _is_of(key, family)
     ]
 
 
@@ -97,8 +99,14 @@ def _choose(snapshot: Snapshot, node: str) -> str:
     return node or "".join(names)
 
 
-def _family(key: Key) -> str:
-    return sysctl.family_of(key) if key.plane == sysctl.PLANE else str(key.name[0])
+def _is_of(key: Key, family: Family) -> bool:
+    match key.plane:
+        case sysctl.PLANE:
+            return sysctl.family_of(key) == family
+        case nfacct.PLANE:
+            return True  # rules of both families count in it
+        case _:
+            return bool(key.name[0] == family)
 
 
 def _name(key: Key, objects: Mapping[Key, Object]) -> list[str]:

@@ -21,6 +21,7 @@ NETLINK_NETFILTER: Final = 12
 # Subsystems: the high byte of a message's type.
 NFNL_SUBSYS_CTNETLINK: Final = 1
 NFNL_SUBSYS_IPSET: Final = 6
+NFNL_SUBSYS_ACCT: Final = 7
 NFNL_SUBSYS_NFTABLES: Final = 10
 
 NFNL_MSG_BATCH_BEGIN: Final = NLMSG_MIN_TYPE

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from kubeway.model.node import FamilyView
+from kubeway.model.node import FamilyView, NodeView
 from kubeway.modes.iptables import dispatch
 from kubeway.modes.iptables.dispatch import TREES, Tree
 from kubeway.modes.iptables.layout import (
@@ -31,7 +31,7 @@ from kubeway.modes.iptables.layout import (
     SERVICES,
     SHARED_FIREWALL,
 )
-from kubeway.planes import sysctl
+from kubeway.planes import nfacct, sysctl
 from kubeway.planes.xtables.objects import (
     MARTIANS,
     Accept,
@@ -45,9 +45,11 @@ from kubeway.planes.xtables.objects import (
     MarkXset,
     Masquerade,
     Match,
+    Nfacct,
     Return,
     Rule,
     Rules,
+    Source,
     TableName,
     chain_key,
     jump_key,
@@ -89,9 +91,9 @@ _JUMPS: Final[dict[tuple[TableName, str], tuple[tuple[str, bool, str], ...]]] = 
 }
 
 
-def base(number: int, view: FamilyView, mark: int) -> dict[Key, Object]:
-    """Of one family; `mark` is the bit that means masquerade."""
-    family = FAMILIES[number]
+def base(number: int, node: NodeView) -> dict[Key, Object]:
+    """Of one family."""
+    family, view = FAMILIES[number], node.family(number)
     objects: dict[Key, Object] = {}
     for (table, hook), jumps in _JUMPS.items():
         for at, (chain, new, why) in enumerate(jumps, 1):
@@ -103,13 +105,16 @@ def base(number: int, view: FamilyView, mark: int) -> dict[Key, Object]:
         objects[sysctl.value_key(sysctl.ROUTE_LOCALNET)] = sysctl.Value("1")
     for tree in TREES:
         objects[chain_key(family, tree.table, tree.root)] = CHAIN
-    for (table, chain), rules in {**_nat(view, mark), **_filter(view, mark)}.items():
+    for (table, chain), rules in {**_nat(view, node), **_filter(view, node)}.items():
         objects[chain_key(family, table, chain)] = CHAIN
         objects[rules_key(family, table, chain)] = Rules(tuple(rules))
+        for name in [match.name for rule in rules for match in rule.matches if isinstance(match, Nfacct)]:
+            objects[nfacct.counter_key(name)] = nfacct.COUNTER
     return objects
 
 
-def _nat(view: FamilyView, mark: int) -> dict[tuple[TableName, str], list[Rule]]:
+def _nat(view: FamilyView, node: NodeView) -> dict[tuple[TableName, str], list[Rule]]:
+    mark = node.mark
     return {
         # An address keeps its port where nobody serves it: what leads there ends in nat's ACCEPT, so that no
         # node port of the same number steps in.
@@ -119,6 +124,7 @@ def _nat(view: FamilyView, mark: int) -> dict[tuple[TableName, str], list[Rule]]
         ],
         ("nat", NODE_PORTS): [_into(dispatch.NODE_PORTS_IN)],
         ("nat", POSTROUTING): [
+            *_came_by_loopback(view, node),
             Rule((_TRANSLATED, Mark(mark, mark, invert=True)), Jump(dispatch.CLIENTS.root)),
             Rule((Mark(mark, mark, invert=True),), Return()),
             # The bit goes out with the packet's first pass: a packet that comes by again (through a tunnel,
@@ -130,7 +136,19 @@ def _nat(view: FamilyView, mark: int) -> dict[tuple[TableName, str], list[Rule]]
     }
 
 
-def _filter(view: FamilyView, mark: int) -> dict[tuple[TableName, str], list[Rule]]:
+def _came_by_loopback(view: FamilyView, node: NodeView) -> list[Rule]:
+    """Only counts, once for each flow: who comes from loopback and was sent on came in by a node port.
+
+    One rule here does for what kube-proxy has one at every node port for.
+    """
+    if not view.loopback or not node.accounting:
+        return []
+    from_loopback = Source(parse_prefix(LOOPBACKS[view.family]))
+    return [Rule((from_loopback, _TRANSLATED, Nfacct(nfacct.LOCALHOST)))]
+
+
+def _filter(view: FamilyView, node: NodeView) -> dict[tuple[TableName, str], list[Rule]]:
+    mark = node.mark
     translated = Rule((_TRANSLATED,), Return())
     unallocated = [
         Rule((*_destination(str(cidr)), Comment("no such cluster IP")), Drop()) for cidr in view.service_cidrs
@@ -148,9 +166,9 @@ def _filter(view: FamilyView, mark: int) -> dict[tuple[TableName, str], list[Rul
             _into(dispatch.REFUSED),
             *_to_node(view, Jump(dispatch.NODE_PORTS_REFUSED.root), "kubernetes service nodeports"),
         ],
-        # Forwards know no health-check node ports; the chain is there for who looks for it.
-        ("filter", NODE_PORTS): [],
+        ("filter", NODE_PORTS): [_into(dispatch.HEALTH_PORTS)],
         ("filter", FORWARD): [
+            *_invalid(node),
             Rule((Comment("kubernetes forwarding rules"), Mark(mark, mark)), Accept()),
             Rule(
                 (
@@ -161,6 +179,18 @@ def _filter(view: FamilyView, mark: int) -> dict[tuple[TableName, str], list[Rul
             ),
         ],
     }
+
+
+def _invalid(node: NodeView) -> list[Rule]:
+    """Not forwarded: what connection tracking takes for part of no flow is not translated back, either.
+
+    It would reach the client under the endpoint's address, who answers with a reset, and that ends the
+    connection (kubernetes#74839).
+    """
+    if not node.drop_invalid:
+        return []
+    count = (Nfacct(nfacct.INVALID),) if node.accounting else ()
+    return [Rule((CtState(("INVALID",)), *count), Drop())]
 
 
 def _into(tree: Tree) -> Rule:

@@ -15,7 +15,7 @@ from kubeway.modes.iptables.base import base
 from kubeway.modes.iptables.dispatch import Dispatch, Tree
 from kubeway.modes.iptables.layout import FAMILIES, client_list, front_text, speaks, to_address, to_port
 from kubeway.modes.iptables.picks import Picks
-from kubeway.planes import sysctl
+from kubeway.planes import nfacct, sysctl
 from kubeway.planes.xtables.fates import Memory
 from kubeway.planes.xtables.fates import fates as walk
 from kubeway.planes.xtables.objects import (
@@ -32,11 +32,12 @@ from kubeway.planes.xtables.objects import (
     Target,
 )
 from kubeway.program.program import Fragment, Key, Object, Origin
-from kubeway.values import Proto, family_of, host_prefix
+from kubeway.values import TCP, Proto, family_of, host_prefix
 
 _REJECT: Final = Reject()
 _DROP: Final = Drop()
 _NOBODY: Final = Accept()
+_LET_IN: Final = Accept()
 _KINDS: Final = {"ClusterIP": " cluster IP", "ExternalIP": " external IP", "LoadBalancer": " loadbalancer IP"}
 
 
@@ -44,7 +45,12 @@ class IptablesMode:
     """Pure; what it keeps is a memo of the trees' upper branches."""
 
     name: Final = "iptables"
-    planes: Final[Mapping[str, tuple[str, ...]]] = {PLANE: KINDS, sysctl.PLANE: sysctl.KINDS}
+    large: Final = 1000  # as kube-proxy: pkg/proxy/iptables/proxier.go (largeClusterEndpointsThreshold)
+    planes: Final[Mapping[str, tuple[str, ...]]] = {
+        nfacct.PLANE: nfacct.KINDS,
+        PLANE: KINDS,
+        sysctl.PLANE: sysctl.KINDS,
+    }
 
     def __init__(self) -> None:
         self._view: NodeView | None = None
@@ -55,7 +61,7 @@ class IptablesMode:
     def base(self, view: NodeView) -> Fragment:
         objects: dict[Key, Object] = {}
         for number in FAMILIES:
-            objects.update(base(number, view.family(number), view.mark))
+            objects.update(base(number, view))
         return Fragment(Origin(None, "base"), objects)
 
     # --- one service port --------------------------------------------------------------
@@ -72,6 +78,17 @@ class IptablesMode:
         for endpoint in {one for each in (forward.cluster, forward.local) for one in each if one.local}:
             rule = _itself(endpoint, forward.proto)
             self._dispatch.address(objects, family, dispatch.CLIENTS, endpoint.ip, rule)
+        if forward.health_port:
+            # Named by the Service, as all its ports bring the same rule.
+            self._dispatch.port(
+                objects,
+                family,
+                dispatch.HEALTH_PORTS,
+                TCP,
+                forward.health_port,
+                f"{forward.service} health check node port",
+                _LET_IN,
+            )
         return Fragment(Origin(forward.name, "service port"), objects)
 
     def _way_in(self, frontend: Frontend, picks: Picks, view: FamilyView) -> None:

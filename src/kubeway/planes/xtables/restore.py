@@ -28,13 +28,12 @@ from typing import Final, NamedTuple, cast
 from kubeway.planes.xtables.objects import (
     SHARED,
     Family,
-    Goto,
-    Jump,
     Rule,
     Rules,
     TableName,
     jump_key,
 )
+from kubeway.planes.xtables.shared import is_shared
 from kubeway.planes.xtables.words import show_rule
 from kubeway.program.program import Change, Key, Object
 
@@ -126,16 +125,6 @@ def commits(changes: Iterable[Change], before: Standing) -> dict[Family, list[Co
 def entries(changes: Iterable[Change]) -> int:
     """By how many entries, as the kernel counts them, these changes make a table grow."""
     return sum(map(_entries, changes))
-
-
-def is_shared(key: Key, thing: Object) -> bool:
-    """Whether it is others' as much as ours, and stays: a shared chain, a rule in one, or a jump to one."""
-    _, table, chain, *_ = key.name
-    return (table, chain) in SHARED or (isinstance(thing, Rule) and _leads_to_shared(table, thing))
-
-
-def _leads_to_shared(table: str, rule: Rule) -> bool:
-    return isinstance(rule.target, Jump | Goto) and (table, rule.target.chain) in SHARED
 
 
 def _turns(

@@ -1,0 +1,85 @@
+"""
+The sysctl plane: settings below /proc/sys, read and written as files.
+
+Only what the program wants is looked at: what else stands there is none of our business, and neither
+is what we once set. To take it back is not ours to do: nobody knows who set it before us, or who has
+come to rely on it since.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from kubeway.errors import Refused
+from kubeway.planes.sysctl import NAMES, ROUTE_LOCALNET, Value, describe, value_key
+from kubeway.program.program import Change, Key, Object
+
+ROOT: Final = Path("/proc/sys")
+
+# Which flag does without a setting, for the person whose kernel will not have it.
+_FLAGS: Final = {ROUTE_LOCALNET: "--iptables-localhost-nodeports=false"}
+
+
+class SysctlPlane:
+    """`program` is what is wanted. The files are a network namespace's own: of the thread that asks."""
+
+    def __init__(self, program: Mapping[Key, Object] | None = None, root: Path = ROOT) -> None:
+        self.program: Mapping[Key, Object] = {} if program is None else program
+        self._root = root
+        self._generation = 0
+        self._seen: dict[Key, Object] | None = None
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+    def generation(self) -> int:
+        """Another number after each change of a setting, by whomever."""
+        seen = self.read_now()
+        if seen != self._seen:
+            self._generation += self._seen is not None
+            self._seen = seen
+        return self._generation
+
+    async def read(self) -> dict[Key, Object]:
+        return self.read_now()
+
+    def read_now(self) -> dict[Key, Object]:
+        """What the settings of the program are now. One that cannot be read is not there."""
+        objects: dict[Key, Object] = {}
+        for key in map(value_key, NAMES):
+            if key in self.program:
+                try:
+                    objects[key] = Value((self._root / key.name[0]).read_text().strip())
+                except (OSError, UnicodeDecodeError):
+                    continue  # writing it will find out what is wrong
+        return objects
+
+    async def write(self, changes: Sequence[Change]) -> None:
+        self.write_now(changes)
+
+    def write_now(self, changes: Sequence[Change]) -> None:
+        """Set what is to be set, one by one; what is not wanted any more stays as it is."""
+        for change in changes:
+            if change.new is not None:
+                self._set(change)
+
+    def _set(self, change: Change) -> None:
+        name, value = change.key.name[0], change.new
+        path = self._root / name
+        try:
+            # Not made if it is not there: a kernel has a setting, or has not.
+            with open(os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC), "w") as file:
+                file.write(value.text)
+        except OSError as error:
+            held = f" (it is {change.old.text})" if isinstance(change.old, Value) else ""
+            raise Refused(
+                f"{path}{held}: {error.strerror}; run privileged, set it beforehand, "
+                f"or do without it by {_FLAGS[name]}",
+                error.errno or errno.EIO,
+                describe(change, self.program),
+                key=change.key,
+            ) from error
