@@ -3,6 +3,7 @@ Numbers of iptables mode: a cold start, one change and a connect, in both back e
 
     make bench-iptables                         all of it, some ten minutes
     python bench/iptables.py --services 500     one small world, to see that it runs
+    python bench/iptables.py --dispatch         connects only, by tree, by list, behind an ipset
 
 Beside ours stand rules of kube-proxy's shape for the same Services, loaded by the system's own restore
 tool. With nf_tables that tool's time grows with the square of the rules: 4,000 Services take it
@@ -102,6 +103,21 @@ def connects(backend: str, few: World, many: World, count: int, limit: float, ro
         )
 
 
+def dispatch(folder: Path, rows: _Rows) -> None:
+    """What decision 0009 rests on: four ways to find a Service, and what they cost who looks for none."""
+    few, many = World(folder, 10, 5), World(folder, 10_000, 5)
+    shapes = ("tree", "tree-behind-set", "list", "list-behind-set")
+    for backend in _TOOLS:
+        asked = [f"{shape}={shape}:last:{many.path}" for shape in shapes]
+        found = measure("connects", backend, 400, f"few=tree:first:{few.path}", *asked)
+        for name, took in found.items():
+            figure = f"a Service {median(took['service']):.1f} us, none {median(took['stranger']):.1f} us"
+            size = f"first of {few}" if name == "few" else f"last of {many}"
+            rows.append(
+                (f"{backend}: connect, {size}, {'tree' if name == 'few' else name}", figure, "", None)
+            )
+
+
 def everything(folder: Path, rows: _Rows) -> None:
     few, some, many = World(folder, 10, 5), World(folder, 4_000, 5), World(folder, 10_000, 5)
     ours = [run("nft", "ours", some, 20) for _ in range(3)]
@@ -132,11 +148,14 @@ def one_world(folder: Path, services: int, rows: _Rows) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--services", type=int, help="one world of so many Services, without limits")
-    services = parser.parse_args().services
+    parser.add_argument("--dispatch", action="store_true", help="ways to find a Service only (needs ipset)")
+    asked = parser.parse_args()
     rows: _Rows = []
     with tempfile.TemporaryDirectory(prefix="kubeway-bench-") as folder:
-        if services:
-            one_world(Path(folder), services, rows)
+        if asked.dispatch:
+            dispatch(Path(folder), rows)
+        elif asked.services:
+            one_world(Path(folder), asked.services, rows)
         else:
             everything(Path(folder), rows)
     return report(rows, "kubeway, iptables mode")
