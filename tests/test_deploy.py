@@ -30,7 +30,7 @@ from kubeway.shell.apiserver import ApiSource
 from kubeway.shell.asked import Asked, settle
 from kubeway.shell.credentials import access
 from kubeway.shell.events import Events
-from kubeway.shell.options import MODES, Config, config
+from kubeway.shell.options import Config, config
 from tests import charts, kustomizations
 from tests.apiserver.server import ApiServer
 from tests.kustomizations import Doc
