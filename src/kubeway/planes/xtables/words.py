@@ -157,10 +157,21 @@ def rank(match: Match) -> int:
 
 def show_rule(rule: Rule, family: Family) -> str:
     """`-p tcp -m comment --comment "shop/web:http" -m tcp --dport 80 -j KUBE-SVC-…`"""
-    words = [_SHOWN[type(match)](match, family) for match in in_order(rule.matches)]
-    if rule.target is not None:
-        words.append(_SHOWN[type(rule.target)](rule.target, family))
-    return " ".join(words)
+    matches, target = rule.matches, rule.target
+    # Rules that ask for no address are nearly all endpoints', and ask what those of other Services ask.
+    few = matches[:1] and type(matches[0]) is Protocol
+    asked = _show_few(matches, family) if few else _show_matches(matches, family)
+    if target is None:
+        return asked
+    told = _SHOWN[type(target)](target, family)
+    return f"{asked} {told}" if asked else told
+
+
+def _show_matches(matches: tuple[Match, ...], family: Family) -> str:
+    return " ".join([_SHOWN[type(match)](match, family) for match in in_order(matches)])
+
+
+_show_few = lru_cache(maxsize=1024)(_show_matches)
 
 
 # What is nearly never the same in two rules. By type, as a match statement over all of them takes twice the
