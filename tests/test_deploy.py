@@ -30,7 +30,7 @@ from kubeway.shell.apiserver import ApiSource
 from kubeway.shell.asked import Asked, settle
 from kubeway.shell.credentials import access
 from kubeway.shell.events import Events
-from kubeway.shell.options import MODES, Config, config
+from kubeway.shell.options import Config, config
 from tests import charts, kustomizations
 from tests.apiserver.server import ApiServer
 from tests.kustomizations import Doc
@@ -403,8 +403,6 @@ def configured(docs: Mapping[tuple[str, str], Doc], folder: Path, command: list[
 def test_kubeway_reads_command_and_configuration(
     mode: str, docs: dict[tuple[str, str], Doc], tmp_path: Path
 ) -> None:
-    if mode not in MODES:
-        pytest.skip(f"the daemon has no mode {mode} yet")
     one, (init,) = container(docs), pod(docs)["initContainers"]
     made = configured(docs, tmp_path, one["command"])
     assert made.options.mode == mode

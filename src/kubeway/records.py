@@ -546,15 +546,26 @@ class EventLost(Record, frozen=True):
 
 
 class TookOver(Record, frozen=True):
-    """A kube-proxy's tables of these families were taken away, now that ours are in force."""
+    """What a proxy left that ran before, in another mode or under another name, is away, now that ours is in
+    force."""
 
-    families: tuple[str, ...]
+    what: tuple[str, ...]
     problem: str = ""
 
     def __str__(self) -> str:
         if self.problem:
-            return f"the tables of a kube-proxy could not be taken away: {self.problem}"
-        return f"took over from a kube-proxy: its tables {', '.join(self.families)} are gone"
+            return f"what a proxy before left could not be taken away: {self.problem}"
+        return f"took over from a proxy before; taken away: {', '.join(self.what)}"
+
+
+class BackendChosen(Record, frozen=True):
+    """Which of the kernel's two iptables the mode iptables writes to."""
+
+    backend: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"iptables rules go to {self.backend}: {self.why}"
 
 
 # --- list and watch -----------------------------------------------------------------
@@ -606,20 +617,6 @@ class ApiBack(Record, frozen=True):
 
 
 # --- what others left ---------------------------------------------------------------
-
-
-class LeftoversSeen(Record, frozen=True):
-    """Rules of a kube-proxy in iptables or ipvs mode are in the kernel, of these families, and stay."""
-
-    level = "warning"
-    families: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return (
-            f"rules of a kube-proxy in iptables or ipvs mode are still there ({', '.join(self.families)}): "
-            "connections to a Service that has no endpoints, or is gone, follow them to where its endpoints "
-            "were; kube-proxy --cleanup removes them"
-        )
 
 
 def _again(seconds: float) -> str:

@@ -287,10 +287,10 @@ def test_trace_asks_the_mode_that_was_named(run: Kubeway, shop: Path) -> None:
     assert "10.244.1.12:8080" in said.out
 
 
-def test_the_daemon_has_no_iptables_mode_yet(run: Kubeway, shop: Path) -> None:
-    said = run("run", "--manifests", str(shop), "--proxy-mode", "iptables")
+def test_a_mode_that_is_not_there_is_refused_in_a_line(run: Kubeway, shop: Path) -> None:
+    said = run("run", "--manifests", str(shop), "--proxy-mode", "ipvs")
     assert said.code == 1
-    assert 'mode: "iptables" is not in this version' in said.err
+    assert 'mode: "ipvs" is not in this version' in said.err
 
 
 def test_compile_tells_of_bad_objects_and_goes_on(run: Kubeway, shop: Path) -> None:

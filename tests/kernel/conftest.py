@@ -8,16 +8,18 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from kubeway.lab.host import LabError
 from kubeway.lab.topology import Lab
+from tests.kernel.place import Place
 
 MANY_ERRORS = {"net.ipv4.icmp_msgs_per_sec": 1_000_000, "net.ipv4.icmp_msgs_burst": 100_000}
 """A host sends some 50 ICMP errors of both families at once (icmp_global_allow), and we ask for more."""
 
-TOOLS = ("ip", "nft", "nsenter", "conntrack")
+TOOLS = ("ip", "nft", "nsenter", "conntrack", "iptables-nft", "iptables-legacy")
 
 
 def reason_to_skip() -> str:
@@ -41,8 +43,30 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.fixture
+def place(lab: Lab, tmp_path: Path) -> Iterator[Place]:
+    """A folder of manifests, and whatever is started on it ended; the node is bare afterwards."""
+    place = Place(lab, tmp_path)
+    try:
+        yield place
+    finally:
+        place.end()
+        bare(lab)
+
+
+@pytest.fixture
 def node(lab: Lab) -> Iterator[None]:
     """A node that holds no rules and remembers no flows, before and after."""
     yield
+    bare(lab)
+
+
+def bare(lab: Lab) -> None:
+    """No rules of any kind, and no flows."""
     lab.node.run(["nft", "flush", "ruleset"])
+    for tool in ("iptables-legacy", "ip6tables-legacy"):
+        for table in lab.node.run(
+            ["cat", f"/proc/net/{tool.partition('tables')[0]}_tables_names"]
+        ).stdout.split():
+            lab.node.run([tool, "-t", table, "-F"])
+            lab.node.run([tool, "-t", table, "-X"])
     lab.node.run(["conntrack", "-F"])

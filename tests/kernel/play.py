@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import pytest
 
-from kubeway.lab.host import Answer, Flood, Question
+from kubeway.lab.host import Answer, Flood, Host, Question
 from kubeway.lab.proxy import Proxy, cleanup
 from kubeway.lab.topology import Lab
 from kubeway.model.node import NodeView
@@ -46,6 +46,34 @@ tries again, after 1 s (TcpExtLockDroppedIcmps counts these).
 """
 
 
+class Way(NamedTuple):
+    """A way into the kernel: the flags that ask for it, and the command that lists what it wrote.
+
+    `mark` is in the listing while its rules are there.
+    """
+
+    flags: dict[str, str]
+    listing: tuple[str, ...]
+    mark: str
+
+    def holds(self, node: Host) -> bool:
+        return self.mark in node.run(self.listing).stdout
+
+
+# What is said of node ports in a scenario is said of nftables mode's default.
+_IPTABLES = {"proxy-mode": "iptables", "nodeport-addresses": "primary"}
+NFTABLES = Way({"proxy-mode": "nftables"}, ("nft", "list", "ruleset"), "table ip kubeway")
+WAYS = {
+    "nftables": NFTABLES,
+    "iptables-nf_tables": Way(
+        {**_IPTABLES, "kubeway-iptables-backend": "nf_tables"}, ("iptables-nft-save",), ":KUBE-SERVICES"
+    ),
+    "iptables-legacy": Way(
+        {**_IPTABLES, "kubeway-iptables-backend": "legacy"}, ("iptables-legacy-save",), ":KUBE-SERVICES"
+    ),
+}
+
+
 class Source(NamedTuple):
     """The flag that tells the daemon where it hears of the cluster, its value, and flags that go with it."""
 
@@ -58,21 +86,21 @@ Sources = Callable[[Path], AbstractContextManager[Source]]
 """Makes of a directory of manifests, which the test goes on changing, what the daemon is given."""
 
 
-def start(scenario: Scenario, lab: Lab, tmp_path: Path, source: Source) -> Proxy:
+def start(scenario: Scenario, lab: Lab, tmp_path: Path, source: Source, way: Way = NFTABLES) -> Proxy:
     """The daemon as the scenario wants it."""
-    words = [*source.flags, *flags(scenario)]
+    words = [*source.flags, *flags(scenario, way)]
     return Proxy(lab.node, source.path, tmp_path / "log", words, kind=source.kind)
 
 
-def play(scenario: Scenario, lab: Lab, tmp_path: Path, sources: Sources) -> None:
+def play(scenario: Scenario, lab: Lab, tmp_path: Path, sources: Sources, way: Way = NFTABLES) -> None:
     """From an empty node to an empty node. AssertionError if anything is not as it should be."""
     manifests = tmp_path / "manifests"
     manifests.mkdir()
-    world = World(lab, scenario)
+    world = World(lab, scenario, way)
     world.change(scenario.steps[0], manifests)
     with (
         sources(manifests) as source,
-        start(scenario, lab, tmp_path, source) as proxy,
+        start(scenario, lab, tmp_path, source, way) as proxy,
     ):
         proxy.wait_ready()
         if any(ask.proto == "SCTP" for ask in scenario.steps[0].asks) and not SCTP_TRACKED.exists():
@@ -85,10 +113,10 @@ def play(scenario: Scenario, lab: Lab, tmp_path: Path, sources: Sources) -> None
         nothing_is_lost(floods)
         assert proxy.stop() == 0, proxy.log
         assert "Traceback" not in proxy.log
-    held = lab.node.run(["nft", "list", "ruleset"]).stdout
-    assert "table ip kubeway" in held, "the rules must outlive the daemon"
+    assert way.holds(lab.node), "the rules must outlive the daemon"
     cleanup(lab.node)
-    assert lab.node.run(["nft", "list", "ruleset"]).stdout == ""
+    assert not way.holds(lab.node)
+    assert "kubeway" not in lab.node.run(["nft", "list", "ruleset"]).stdout
 
 
 def nothing_is_lost(floods: Sequence[Flood]) -> None:
@@ -99,14 +127,14 @@ def nothing_is_lost(floods: Sequence[Flood]) -> None:
         assert tally.sent > 0
 
 
-def spelled(scenario: Scenario) -> dict[str, str]:
+def spelled(scenario: Scenario, way: Way) -> dict[str, str]:
     """The flags that matter to the scenario, as they stand on the command line."""
-    words = {"proxy-mode": "nftables", **scenario.flags}
+    words = {**way.flags, **scenario.flags}
     return {name: "true" if value is True else str(value) for name, value in words.items()}
 
 
-def flags(scenario: Scenario) -> Iterator[str]:
-    for name, value in spelled(scenario).items():
+def flags(scenario: Scenario, way: Way) -> Iterator[str]:
+    for name, value in spelled(scenario, way).items():
         yield f"--{name}" if value == "true" else f"--{name}={value}"
 
 
@@ -124,8 +152,9 @@ def until_it_holds(check: Callable[[], None]) -> None:
 class World:
     """The cluster as the scenario has it now: its files, what they mean, and where each client went last."""
 
-    def __init__(self, lab: Lab, scenario: Scenario) -> None:
+    def __init__(self, lab: Lab, scenario: Scenario, way: Way = NFTABLES) -> None:
         self._lab = lab
+        self._way = way
         self._scenario = scenario
         self._objects: dict[str, Manifest] = {}
         self._own = frozenset(parse_ip(text) for text in lab.node_addresses())
@@ -154,7 +183,7 @@ class World:
         for obj in objects:
             store.put(obj)
         snapshot = store.snapshot()
-        given = {name: [text] for name, text in spelled(self._scenario).items()}
+        given = {name: [text] for name, text in spelled(self._scenario, self._way).items()}
         options = model_options(settle(given).configuration, "node1")
         facts = node_facts(snapshot.nodes.get("node1"), "node1", self._own)
         settler = Settler(facts, options)

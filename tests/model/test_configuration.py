@@ -172,7 +172,12 @@ def test_what_kubeadm_writes_is_read_as_kube_proxy_reads_it() -> None:
 def test_the_defaults_are_written_as_kube_proxy_writes_them() -> None:
     """pkg/proxy/apis/config/scheme/testdata/KubeProxyConfiguration/after/v1alpha1.yaml"""
     written = encode(Configuration())
-    assert written.pop("kubeway") == {"minSyncGap": "", "driftRepair": True, "traceFile": ""}
+    assert written.pop("kubeway") == {
+        "minSyncGap": "",
+        "driftRepair": True,
+        "traceFile": "",
+        "iptablesBackend": "auto",
+    }
     assert written == {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "bindAddress": "0.0.0.0",
@@ -404,7 +409,8 @@ def test_in_our_own_section_they_are_errors() -> None:
     with pytest.raises(BadInput) as error:
         config(kubeway={"minSyncGab": "1s"})
     assert str(error.value) == (
-        "f: kubeway.minSyncGab: no such setting; there are minSyncGap, driftRepair, traceFile"
+        "f: kubeway.minSyncGab: no such setting; "
+        "there are minSyncGap, driftRepair, traceFile, iptablesBackend"
     )
 
 

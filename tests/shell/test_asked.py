@@ -56,6 +56,7 @@ SAMPLES = {
     "proxy-mode": "ipvs",
     "show-hidden-metrics-for-version": "1.35",
     "kubeway-min-sync-gap": "17s",
+    "kubeway-iptables-backend": "legacy",
     "cluster-cidr": "10.0.0.0/8",
 }
 

@@ -87,11 +87,11 @@ def test_what_iptables_mode_alone_minds() -> None:
     assert (found.localhost_node_ports, found.drop_invalid) == (False, False)
 
 
-@pytest.mark.parametrize("mode", ["iptables", "ipvs", "userspace"])
+@pytest.mark.parametrize("mode", ["ipvs", "userspace"])
 def test_a_mode_this_version_does_not_have(mode: str) -> None:
     with pytest.raises(BadInput) as error:
         config(proxy_mode=mode)
-    assert str(error.value) == f'mode: "{mode}" is not in this version, which has: nftables'
+    assert str(error.value) == f'mode: "{mode}" is not in this version, which has: nftables, iptables'
 
 
 # --- where objects come from --------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from kubeway.cli.offline import mode_of, settled
+from kubeway.cli.offline import settled
 from kubeway.errors import BadInput
 from kubeway.model.node import Options
 from kubeway.planes import nfacct, sysctl
@@ -19,6 +19,7 @@ from kubeway.planes.nft.text import show as show_nft
 from kubeway.planes.xtables import objects as xtables
 from kubeway.planes.xtables.text import show as show_xtables
 from kubeway.program.program import Key, Object
+from kubeway.shell.outfit import mode_named
 from kubeway.views.compile import program, rows
 
 _SHOW: Final[dict[str, Callable[[Mapping[Key, Object], Family | None], str]]] = {
@@ -37,7 +38,7 @@ def compile(  # noqa: A001 (the command's name)
     chosen = _family(family)
     if output not in ("text", "json"):
         raise BadInput(f"--output: {output!r} is neither text nor json")
-    mode = mode_of(options)
+    mode = mode_named(options.mode)
     linker = program(settled(manifests, options, node), mode)
     if output == "json":
         # An object a line, so that line-wise tools can search and compare them.

@@ -6,14 +6,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Final
 
 from kubeway.errors import BadInput
 from kubeway.model.node import Options
 from kubeway.model.store import Store
-from kubeway.modes.iptables import IPTABLES
-from kubeway.modes.nftables import NFTABLES
-from kubeway.program.plane import Mode
 from kubeway.records import ManifestBad, Record
 from kubeway.shell import asked
 from kubeway.shell.logs import one_line
@@ -21,20 +17,13 @@ from kubeway.shell.manifests import Manifests
 from kubeway.shell.options import model_options
 from kubeway.views.compile import World, settle
 
-_MODES: Final[dict[str, Mode]] = {mode.name: mode for mode in (NFTABLES, IPTABLES)}
-"""The modes that can be compiled; the daemon may know fewer."""
-
-
-def mode_of(options: Options) -> Mode:
-    return _MODES[options.mode]
-
 
 def program_options(given: asked.Given) -> Options:
     """What the flags say of a node's program. What is noteworthy of them goes to stderr."""
     said = asked.settle(given)
     for note in said.notes:
         print(f"kubeway: {one_line(note)}", file=sys.stderr)
-    return model_options(said.configuration, modes=tuple(_MODES))
+    return model_options(said.configuration)
 
 
 def settled(manifests: Sequence[str], options: Options, node: str) -> World:

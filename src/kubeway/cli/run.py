@@ -51,16 +51,21 @@ def prepare(asked: Asked) -> int:
     from kubeway.shell.sysctls import set_conntrack
 
     need_net_admin()
-    options.model_options(asked.configuration)
-    plane = NftPlane()
-    try:
-        plane.generation()  # is there an nf_tables to speak to?
-    finally:
-        plane.close()
+    wanted = options.model_options(asked.configuration)
+    if wanted.mode == "nftables":
+        plane = NftPlane()
+        try:
+            plane.generation()  # is there an nf_tables to speak to?
+        finally:
+            plane.close()
     Conntrack().close()  # loads nf_conntrack, which has the settings
-    wanted = asked.configuration.logging
-    log = Log("json" if wanted.format == "json" else "text", wanted.verbosity)
+    logging = asked.configuration.logging
+    log = Log("json" if logging.format == "json" else "text", logging.verbosity)
     set_conntrack(options.conntrack(asked), log.record)
+    if wanted.mode == "iptables":
+        from kubeway.shell import loopback
+
+        asyncio.run(loopback.prepare(wanted, asked.configuration.kubeway.iptables_backend, log.record))
     log.open()
     return 0
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kubeway.cli.offline import mode_of, settled
+from kubeway.cli.offline import settled
 from kubeway.model.node import Options
+from kubeway.shell.outfit import mode_named
 from kubeway.views import trace as view
 
 DIFFER = 3
@@ -19,7 +20,7 @@ def trace(
     """0, or `DIFFER` if the program does not do what the model means."""
     world = settled(manifests, options, node)
     packet = view.parse_packet(src, target, iif, remembered, world.facts.addresses)
-    mode = mode_of(options)
+    mode = mode_named(options.mode)
     found = view.trace(world, mode, packet)
     for line in view.lines(found, mode.name):
         print(line)

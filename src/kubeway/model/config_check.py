@@ -24,7 +24,16 @@ from kubeway.model.config_words import (
     quote,
     split_host_port,
 )
-from kubeway.model.configuration import AUTO, KUBERNETES, SECOND, Configuration, Conntrack, Ipvs, Logging
+from kubeway.model.configuration import (
+    AUTO,
+    BACKENDS,
+    KUBERNETES,
+    SECOND,
+    Configuration,
+    Conntrack,
+    Ipvs,
+    Logging,
+)
 from kubeway.values import family_of, parse_prefix
 
 MODES: Final = ("iptables", "ipvs", "nftables", "userspace")
@@ -245,6 +254,9 @@ def _vmodule(path: str, logging: Logging) -> Iterator[str]:
 
 
 def _own(config: Configuration) -> Iterator[str]:
+    backend = config.kubeway.iptables_backend
+    if backend not in BACKENDS:
+        yield _invalid("kubeway.iptablesBackend", quote(backend), f"must be one of {', '.join(BACKENDS)}")
     gap = config.kubeway.min_sync_gap
     if gap in ("", AUTO):
         return

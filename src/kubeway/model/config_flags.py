@@ -392,6 +392,17 @@ FLAGS: Final[tuple[Flag, ...]] = (
         only="both",
     ),
     Flag(
+        "kubeway-iptables-backend",
+        "string",
+        "auto",
+        "kubeway.iptablesBackend",
+        "Of the kernel's two iptables, the one the mode iptables writes to: nf_tables, legacy, or auto: the "
+        "one this node uses.",
+        "NAME",
+        True,
+        only="both",
+    ),
+    Flag(
         "manifests",
         "strings",
         "",

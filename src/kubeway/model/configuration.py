@@ -38,6 +38,8 @@ KUBERNETES: Final = (1, 36)
 HEALTHZ_PORT: Final = 10256
 METRICS_PORT: Final = 10249
 AUTO: Final = "auto"
+BACKENDS: Final = (AUTO, "nf_tables", "legacy")
+"""Of the kernel's two iptables, in the words of `iptables --version`."""
 
 SECOND: Final = 10**9
 _NOTHING: Final = Duration(0)
@@ -143,12 +145,14 @@ class Own(_Section, frozen=True, kw_only=True):
 
     `min_sync_gap`: the least time between two syncs, or `auto`: as often as they are cheap.
     "": as the mode's minSyncPeriod says if that was set, else `auto`. `trace_file`: where
-    to keep a timeline of syncs; "" keeps none.
+    to keep a timeline of syncs; "" keeps none. `iptables_backend`: which of the kernel's two
+    iptables the mode iptables writes to, or `auto`: the one the node uses.
     """
 
     min_sync_gap: str = ""
     drift_repair: bool = True
     trace_file: str = ""
+    iptables_backend: str = AUTO
 
 
 class Configuration(_Section, frozen=True, kw_only=True):

@@ -35,7 +35,6 @@ from kubeway.model.node import NodeFacts
 from kubeway.model.objects import Node
 from kubeway.model.store import Store
 from kubeway.model.view import node_facts
-from kubeway.modes.nftables import NFTABLES
 from kubeway.program.link import Linker
 from kubeway.records import Record
 from kubeway.shell import clock
@@ -44,13 +43,12 @@ from kubeway.shell.configfile import ConfigFile, until_changed
 from kubeway.shell.conntrack import Conntrack
 from kubeway.shell.frontdesk import FrontDesk
 from kubeway.shell.health import HealthPorts
-from kubeway.shell.leftovers import iptables_leftovers, remove_kube_proxy_tables
 from kubeway.shell.logs import Log
 from kubeway.shell.manifests import Manifests, follow
 from kubeway.shell.metrics import Feature, Metrics
-from kubeway.shell.nft import NftPlane
 from kubeway.shell.oom import set_oom_score_adj
 from kubeway.shell.options import Cluster, Config
+from kubeway.shell.outfit import able, outfit
 from kubeway.shell.readyz import Readiness
 from kubeway.shell.syncer import Syncer
 from kubeway.shell.sysctls import set_conntrack
@@ -122,12 +120,12 @@ class _Daemon:
         if config.oom_score_adj is not None:
             set_oom_score_adj(config.oom_score_adj, self._hear)
         linker = Linker()
-        self._plane = NftPlane(linker.origin, linker.objects)
+        self._outfit = outfit(config.options.mode, linker, self._hear, config.iptables_backend)
         self._awaited = False  # manifests were followed before the first sync
         self._syncer = Syncer(
-            mode=NFTABLES,
-            plane=self._plane,
-            options=config.options,
+            mode=self._outfit.mode,
+            plane=self._outfit.plane,
+            options=able(config.options),
             facts=self._facts(),
             store=self._store,
             record=self._hear,
@@ -155,9 +153,8 @@ class _Daemon:
                 else:
                     await self._read_manifests(group)
                 await self._sync_first(group)
-                if self._config.cluster is not None:
-                    group.create_task(self._take_over())
-                elif not self._awaited:
+                group.create_task(self._take_over())
+                if self._config.cluster is None and not self._awaited:
                     self._follow_manifests(group)
                 group.create_task(self._follow_addresses())
                 group.create_task(self._health_ports())
@@ -260,7 +257,7 @@ class _Daemon:
 
         On a node without rules there is nothing to lose: what can be read is put in force.
         """
-        if not self._manifests.unread or not await self._plane.read():
+        if not self._manifests.unread or not await self._outfit.plane.read():
             return
         self._awaited = True
         self._log.open()
@@ -289,15 +286,21 @@ class _Daemon:
         gc.enable()
 
     async def _take_over(self) -> None:
-        """Once our rules are in force, those of a kube-proxy in nftables mode are in their way."""
+        """Once our rules are in force, those of a proxy that ran before are in their way.
+
+        Of a kube-proxy, that is, in a cluster only: on a machine of its own it may be at work beside us.
+        """
+        from kubeway.shell.leftovers import remove
+
         await self._syncer.ready.wait()
+        everybodys = self._config.cluster is not None
         try:
-            if families := remove_kube_proxy_tables():
-                self._hear(records.TookOver(tuple(families)))
-            if families := iptables_leftovers():
-                self._hear(records.LeftoversSeen(tuple(families)))
+            removed = await asyncio.to_thread(remove, self._outfit.holders, everybodys=everybodys)
         except KubewayError as error:
             self._hear(records.TookOver((), str(error)))
+        else:
+            if removed:
+                self._hear(records.TookOver(tuple(removed)))
 
     async def _follow_addresses(self) -> None:
         while True:

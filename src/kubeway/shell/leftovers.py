@@ -1,31 +1,125 @@
 """
-What kube-proxy leaves in the kernel when it ends: its rules go on working beside ours.
+What is left in the kernel of a proxy that ran before, in another mode: its rules go on working beside ours.
 
-Its nftables mode has one table of each family, and they are taken away whole. Knows their names and
-nothing of what is in them. The rules of its iptables and ipvs modes lie among those of others, and
-are left to the modes of that name; here it can be seen whether there are any, if they were written
-by an iptables that writes nftables (iptables-nft). Those of iptables-legacy are in another part of the
-kernel, which nftables' netlink does not show.
+There are four places ("holders"): our nftables tables and kube-proxy's, and the chains of a service proxy in
+either of the kernel's two iptables. kube-proxy's own chains and ours bear the same names there; in ours
+there is always one that kube-proxy does not know (`KUBE-BY-SERVICE`).
+
+Take them away once the new rules are in force, and there is no moment without rules.
 """
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from kubeway.errors import Refused
+from kubeway.errors import KubewayError, Refused
+from kubeway.modes.iptables.dispatch import WAYS_IN
+from kubeway.planes.xtables.objects import FAMILIES, chain_key
+from kubeway.planes.xtables.ours import is_ours
+from kubeway.program.program import Key, Object
 from kubeway.shell.netlink import NetlinkSocket, refused
+from kubeway.shell.xtables_kernel import KernelTables, chains, present
 from kubeway.wire import nftables as wire
-from kubeway.wire.netlink import text
 from kubeway.wire.nfnetlink import Batch
 
-TABLE: Final = "kube-proxy"
-NOT_YET: Final = "rules of kube-proxy's modes iptables and ipvs are not removed by this version"
+KUBE_PROXY: Final = "kube-proxy"
 
-# Both iptables and ipvs mode have this chain, and kube-proxy --cleanup removes it.
-_TABLE_OF_IPTABLES: Final = "nat"
-_CHAIN: Final = "KUBE-SERVICES"
-_CHAIN_TABLE, _CHAIN_NAME = 1, 3
+_OURS: Final = (WAYS_IN.table, WAYS_IN.root)
+
+
+def remove(keep: frozenset[str] = frozenset(), *, everybodys: bool) -> list[str]:
+    """Take away what is in no holder of `keep`; returns what that was, in words.
+
+    `everybodys`: kube-proxy's too; else only what is certainly kubeway's. One holder that cannot be emptied
+    does not keep the others from it: KubewayError, with all the words, when all were tried. Needs
+    CAP_NET_ADMIN.
+    """
+    removed: list[str] = []
+    problems: list[str] = []
+    for holder, empty in _HOLDERS.items():
+        if holder in keep:
+            continue
+        try:
+            removed += empty(everybodys)
+        except KubewayError as error:
+            problems.append(f"{holder}: {error}")
+    if problems:
+        raise KubewayError("; ".join(problems))
+    return removed
+
+
+def _nft(everybodys: bool) -> Iterator[str]:
+    from kubeway.shell.nft import NftPlane
+
+    plane = NftPlane()
+    try:
+        for family in plane.remove():
+            yield f"table {family} kubeway"
+    finally:
+        plane.close()
+
+
+def _kube_proxys(everybodys: bool) -> Iterator[str]:
+    if everybodys:
+        for family in remove_kube_proxy_tables():
+            yield f"table {family} {KUBE_PROXY}"
+
+
+def _nf_tables(everybodys: bool) -> Iterator[str]:
+    from kubeway.shell.xtables_nft import XtNftPlane
+
+    plane = XtNftPlane()
+    try:
+        if everybodys or _is_ours(plane.read_now()):
+            for table in plane.remove():
+                yield f"rules in table {table} (iptables, nf_tables)"
+    finally:
+        plane.close()
+
+
+def _legacy(everybodys: bool) -> Iterator[str]:
+    from kubeway.shell.xtables_legacy import XtLegacyPlane
+
+    if not _in_legacy(everybodys):
+        return
+    plane = XtLegacyPlane()
+    try:
+        for table in plane.remove():
+            yield f"rules in table {table} (iptables, legacy)"
+    finally:
+        plane.close()
+
+
+def _in_legacy(everybodys: bool) -> bool:
+    """Whether there is anything to remove; asked of the kernel, as the tools need more than CAP_NET_ADMIN."""
+    tables = KernelTables()
+    try:
+        for family in FAMILIES:
+            for table in present(family):
+                for chain in chains(family, tables.entries(family, table)[1]):
+                    if is_ours(table, chain) if everybodys else (table, chain) == _OURS:
+                        return True
+    except Refused as error:
+        # The list of tables is root's. Whoever may not read it cannot have written there either.
+        if error.errno != errno.EACCES:
+            raise
+    finally:
+        tables.close()
+    return False
+
+
+_HOLDERS: Final[Mapping[str, Callable[[bool], Iterator[str]]]] = {
+    "nft": _nft,
+    "kube-proxy": _kube_proxys,
+    "nf_tables": _nf_tables,
+    "legacy": _legacy,
+}
+
+
+def _is_ours(objects: Mapping[Key, Object]) -> bool:
+    return any(chain_key(family, *_OURS) in objects for family in FAMILIES)
 
 
 def remove_kube_proxy_tables() -> list[str]:
@@ -33,34 +127,14 @@ def remove_kube_proxy_tables() -> list[str]:
 
     Refused, with the kernel's words, if one is there and cannot go. Needs CAP_NET_ADMIN.
     """
-    removed = []
+    removed: list[str] = []
     with NetlinkSocket() as socket:
-        for family in ("ip", "ip6"):
+        for family in FAMILIES:
             # Tried rather than looked for: between a look and the attempt another could remove it.
-            acks = [ack for ack in socket.transact(Batch([wire.del_table(family, TABLE)]).data) if ack.errno]
+            batch = Batch([wire.del_table(family, KUBE_PROXY)]).data
+            acks = [ack for ack in socket.transact(batch) if ack.errno]
             if not acks:
                 removed.append(family)
             elif any(ack.errno != errno.ENOENT for ack in acks):
-                raise refused(acks[0], f"delete table {family} {TABLE}")
+                raise refused(acks[0], f"delete table {family} {KUBE_PROXY}")
     return removed
-
-
-def iptables_leftovers() -> list[str]:
-    """The families for which a kube-proxy in iptables or ipvs mode left rules, as far as they can be seen.
-
-    Not seen: those of iptables-legacy. Refused, with the kernel's words, if it does not tell.
-    Needs CAP_NET_ADMIN.
-    """
-    found = []
-    with NetlinkSocket() as socket:
-        for family in ("ip", "ip6"):
-            names = text(_CHAIN_TABLE, _TABLE_OF_IPTABLES) + text(_CHAIN_NAME, _CHAIN)
-            try:
-                # This one chain, not a dump of all: there are thousands, and a dump can tear.
-                socket.ask(wire.get(wire.GETCHAIN, family, names, dump=False))
-            except Refused as error:
-                if error.errno != errno.ENOENT:
-                    raise
-            else:
-                found.append(family)
-    return found

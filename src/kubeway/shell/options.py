@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple, cast
 
 from msgspec import Struct, field
@@ -32,8 +32,8 @@ from kubeway.values import Ip, parse_ip, parse_prefix, show_addr
 
 LoggingFormat = Literal["text", "json"]
 
-MODES: Final = ("nftables",)
-"""The modes the daemon has."""
+MODES: Final = ("nftables", "iptables")
+"""The modes this version has."""
 
 _UNTOUCHED: Final = ConntrackSettings(
     max_per_core=0, min=0, tcp_established_timeout=0.0, tcp_close_wait_timeout=0.0
@@ -74,6 +74,7 @@ class Config(Struct, frozen=True, kw_only=True):
     min_sync_period: float | None = None  # None: as often as syncs are cheap
     drift_repair: bool = True
     trace_file: str = ""  # a timeline of syncs; "": none
+    iptables_backend: str = AUTO
     logging_format: LoggingFormat = "text"
     verbosity: int = 0
     reported_version: str = ""  # --version=vX.Y.Z: what to say to those who ask
@@ -108,6 +109,7 @@ def config(asked: Asked, environ: Mapping[str, str] = os.environ) -> Config:
         min_sync_period=None if gap == AUTO else parse_duration(gap).seconds,
         drift_repair=wanted.kubeway.drift_repair,
         trace_file=wanted.kubeway.trace_file,
+        iptables_backend=wanted.kubeway.iptables_backend,
         logging_format=cast(LoggingFormat, wanted.logging.format),
         verbosity=wanted.logging.verbosity,
         reported_version=version if version.startswith("v") else "",
@@ -118,10 +120,10 @@ def config(asked: Asked, environ: Mapping[str, str] = os.environ) -> Config:
     )
 
 
-def model_options(wanted: Configuration, hostname: str = "", modes: Sequence[str] = MODES) -> Options:
-    """What decides the meaning of Services. BadInput for a mode that is none of `modes`."""
-    if wanted.mode not in modes:
-        raise BadInput(f"mode: {quote(wanted.mode)} is not in this version, which has: {', '.join(modes)}")
+def model_options(wanted: Configuration, hostname: str = "") -> Options:
+    """What decides the meaning of Services. BadInput for a mode this version does not have."""
+    if wanted.mode not in MODES:
+        raise BadInput(f"mode: {quote(wanted.mode)} is not in this version, which has: {', '.join(MODES)}")
     words = wanted.node_port_addresses or ()
     primary = words == (config_check.PRIMARY,)
     # Other modes do not look at clusterCIDR, and it is not checked for them.

@@ -40,6 +40,7 @@ SHARED: Final = frozenset({("filter", "KUBE-FIREWALL")})
 """Chains, by table, that others make and fill, too."""
 
 Family = Literal["ip", "ip6"]
+FAMILIES: Final[tuple[Family, ...]] = ("ip", "ip6")
 TableName = Literal["filter", "nat", "mangle"]
 
 

@@ -1,0 +1,87 @@
+"""
+What a mode works with on this node: its compiler, and the planes it writes to.
+
+Which planes those are, the mode says; how each is reached, and for iptables by which of the kernel's two
+ways, is settled here, once, at the start.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Final, NamedTuple
+
+from msgspec.structs import replace
+
+from kubeway import records
+from kubeway.model.configuration import AUTO
+from kubeway.model.node import Options
+from kubeway.program.link import Linker
+from kubeway.program.plane import Mode
+from kubeway.shell.compound import Compound
+
+NF_TABLES: Final = "nf_tables"
+LEGACY: Final = "legacy"
+
+_VERIFY_LEGACY: Final = 60.0
+"""Seconds. Of iptables-legacy the kernel tells how many rules there are, not whether one was changed."""
+
+
+class Outfit(NamedTuple):
+    """`holders`: the places its rules are in, of those `leftovers` knows."""
+
+    mode: Mode
+    plane: Compound
+    holders: frozenset[str]
+
+
+def mode_named(name: str) -> Mode:
+    """The compiler of this name, as in `--proxy-mode`."""
+    # Imported as they are asked for: a daemon has one mode, and starts sooner without the others.
+    if name == "iptables":
+        from kubeway.modes.iptables import IPTABLES
+
+        return IPTABLES
+    from kubeway.modes.nftables import NFTABLES
+
+    return NFTABLES
+
+
+def outfit(name: str, linker: Linker, record: records.Recorder, backend: str = AUTO) -> Outfit:
+    """All that the mode of this name needs. Unsupported, in one line, if this machine lacks some of it."""
+    mode = mode_named(name)
+    if name == "iptables":
+        return _iptables(mode, linker, record, backend)
+    from kubeway.shell.nft import NftPlane
+
+    plane = NftPlane(linker.origin, linker.objects)
+    return Outfit(mode, Compound({"nft": plane}), frozenset({"nft"}))
+
+
+def able(options: Options) -> Options:
+    """The options with what this kernel can do for the mode."""
+    if options.mode != "iptables":
+        return options
+    from kubeway.shell import nfacct
+
+    return replace(options, accounting=nfacct.probe())
+
+
+def _iptables(mode: Mode, linker: Linker, record: records.Recorder, backend: str) -> Outfit:
+    from kubeway.shell.nfacct import NfacctPlane
+    from kubeway.shell.sysctl_plane import SysctlPlane
+    from kubeway.shell.xtables_backend import detect, forced
+
+    chosen = detect() if backend == AUTO else forced(backend, "--kubeway-iptables-backend")
+    record(records.BackendChosen(*chosen))
+    lower, upper = NfacctPlane(linker.objects), SysctlPlane(linker.objects)
+    if chosen.back_end == LEGACY:
+        from kubeway.shell.xtables_legacy import XtLegacyPlane
+
+        legacy = XtLegacyPlane(linker.origin, linker.objects, record)
+        planes = Compound({"nfacct": lower, "xtables": legacy, "sysctl": upper}, verify=_VERIFY_LEGACY)
+        return Outfit(mode, planes, frozenset({LEGACY}))
+    from kubeway.shell.xtables_nft import XtNftPlane
+
+    nft = XtNftPlane(linker.origin, linker.objects)
+    planes = Compound({"nfacct": lower, "xtables": nft, "sysctl": upper}, verify=inf)
+    return Outfit(mode, planes, frozenset({NF_TABLES}))
