@@ -58,12 +58,14 @@ def outfit(name: str, linker: Linker, record: records.Recorder, backend: str = A
 
 
 def able(options: Options) -> Options:
-    """The options with what this kernel can do for the mode."""
+    """The options with what this kernel can do for the mode, and what it is set to already."""
     if options.mode != "iptables":
         return options
     from kubeway.shell import nfacct
+    from kubeway.shell.sysctls import is_liberal
 
-    return replace(options, accounting=nfacct.probe())
+    drop_invalid = options.drop_invalid and not is_liberal()
+    return replace(options, accounting=nfacct.probe(), drop_invalid=drop_invalid)
 
 
 def _iptables(mode: Mode, linker: Linker, record: records.Recorder, backend: str) -> Outfit:
