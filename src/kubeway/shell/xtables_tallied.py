@@ -18,6 +18,9 @@ class CountedPlane(Plane, Protocol):
     def generation(self) -> int:
         """Another number after each commit."""
 
+    def close(self) -> None:
+        """Give back what it holds open."""
+
 
 class Tallied:
     """`tally` is right whenever the plane is level: what failed half-way is counted when it is read again."""
@@ -36,3 +39,6 @@ class Tallied:
 
     def generation(self) -> int:
         return self._plane.generation()
+
+    def close(self) -> None:
+        self._plane.close()
