@@ -26,6 +26,7 @@ from kubeway.planes.xtables.objects import (
     Goto,
     Jump,
     Nfacct,
+    Random,
     Recent,
     Rule,
     Rules,
@@ -175,12 +176,12 @@ def test_endpoints_are_told_by_comments_unless_they_are_many(affinity: str) -> N
         ]
         for rule in rules:
             target = rule.rpartition(" ")[2]
-            comment = f'-p tcp -m comment --comment "shop/cart:http -> {target}" '
-            assert rule.startswith(comment) != large
+            comment = f' -m comment --comment "shop/cart:http -> {target}" -j DNAT'
+            assert (comment in rule) != large
         if not large:
             said = '-m comment --comment "shop/cart:http -> 10.244.1.1:8080"'
-            draw = "-m statistic --mode random --probability 0.50000000000"
-            assert any(rule.startswith(f"-p tcp {said} {draw}") for rule in rules)
+            draw = "-p tcp -m statistic --mode random --probability 0.50000000000"
+            assert any(rule.startswith(draw) and said in rule for rule in rules)
 
 
 @given(worlds())
@@ -342,7 +343,8 @@ def test_a_draw_comes_before_remembering_it() -> None:
     for rule in chain(objects, svc):
         ops = [match.op for match in rule.matches if isinstance(match, Recent)]
         if ops == ["set"]:
-            assert isinstance(rule.matches[-1], Recent)
+            kinds = [type(match) for match in rule.matches]
+            assert Random not in kinds[kinds.index(Recent) :]
 
 
 def test_an_address_of_this_node_keeps_its_port_from_node_ports() -> None:
@@ -434,7 +436,7 @@ def test_who_asks_for_health_is_let_in(endpoints: int) -> None:
         if key.kind == "branch" and key.name[2].startswith("KUBE-BY-H-") and rule.target == Accept()
     ]
     said = '-m comment --comment "shop/cart health check node port"'
-    assert leaf == f"-p tcp {said} -m tcp --dport 32123 -j ACCEPT"
+    assert leaf == f"-p tcp -m tcp --dport 32123 {said} -j ACCEPT"
 
 
 def test_the_ports_of_a_service_share_that_rule() -> None:

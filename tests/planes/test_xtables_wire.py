@@ -35,6 +35,7 @@ from kubeway.wire.netlink import (
 )
 from tests.planes.xtprograms import (
     FAMILIES,
+    ends_in_comment,
     every_construct,
     is_understood,
     phrases,
@@ -62,6 +63,12 @@ def expressions(family: o.Family, one: o.Rule) -> bytes:
     return bytes(fields(RuleLower(family).body(one))[4])
 
 
+def reread(family: o.Family, one: o.Rule) -> o.Rule:
+    """The rule written, and read again."""
+    body = fields(RuleLower(family).body(one))
+    return RuleLift(family).rule(bytes(body[4]), bytes(body.get(7, b"")))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_rule_is_spelt_as_iptables_spells_it(family: o.Family) -> None:
     told = golden(family)
@@ -69,8 +76,8 @@ def test_every_rule_is_spelt_as_iptables_spells_it(family: o.Family) -> None:
     for words, (_, one) in phrases(family).items():
         lifted = RuleLift(family).rule(told[words])
         if is_understood(one):
-            assert expressions(family, one) == told[words], words
-            assert lifted == one, words
+            assert ends_in_comment(one) or expressions(family, one) == told[words], words
+            assert lifted == reread(family, one) == one, words
         else:
             # A stranger's: equal to no rule of ours, but always to itself.
             assert not is_understood(lifted), words
@@ -127,7 +134,7 @@ def test_any_damage_to_a_rule_is_read_or_malformed(family: o.Family, data: st.Da
         told[data.draw(st.integers(0, len(told) - 1))] = data.draw(st.integers(0, 255))
     with suppress(Malformed):
         read = RuleLift(family).rule(bytes(told))
-        again = RuleLift(family).rule(expressions(family, read))
+        again = reread(family, read)
         assert [type(match) for match in again.matches] == [type(match) for match in read.matches]
         # What is told of it is true: written, it reads as the same again. Only of bytes that are no text
         # something else is told.
@@ -136,7 +143,7 @@ def test_any_damage_to_a_rule_is_read_or_malformed(family: o.Family, data: st.Da
 
 
 def test_counters_make_no_difference() -> None:
-    one = rule(o.Comment("a"), to=o.Return())
+    one = rule(o.AddrType("dst"), to=o.Return())
     plain = expressions("ip", one)
     counted = plain.replace(wire.COUNTER, wire.expression("counter", b"\x0c\0\1\0" + bytes(7) + b"\5"))
     assert plain != counted

@@ -366,6 +366,15 @@ def is_understood(one: o.Rule) -> bool:
     return not foreign and not isinstance(one.target, o.ForeignTarget)
 
 
+def without_last_comment(one: o.Rule) -> o.Rule:
+    """A comment behind all other matches is written as nf_tables has it, and not as iptables-nft does."""
+    return rule(*one.matches[:-1], to=one.target) if ends_in_comment(one) else one
+
+
+def ends_in_comment(one: o.Rule) -> bool:
+    return bool(one.matches) and isinstance(one.matches[-1], o.Comment)
+
+
 def understood(program: dict[Key, object]) -> dict[Key, object]:
     """The program without its foreign rules."""
     found: dict[Key, object] = {}

@@ -324,6 +324,11 @@ def comment(number: int, words: str) -> bytes:
     return bytes((number, len(raw) + 1)) + raw + b"\0"
 
 
+def rule_comment(words: str) -> bytes:
+    """A rule's userdata that is nothing but this comment, as an attribute of NEWRULE."""
+    return attr(7, comment(COMMENT_RULE, words))
+
+
 def cut_comment(words: str) -> bytes:
     """As much of the words as a comment holds."""
     raw = words.encode()

@@ -111,7 +111,7 @@ class Dispatch:
             rule = Rule((whole, protocol, block), Jump(child))
             _branch(objects, family, tree, chain, rule, child)
             chain = child
-        rule = Rule((whole, protocol, Comment(comment), to_port(proto, port)), target)
+        rule = Rule((whole, protocol, to_port(proto, port), Comment(comment)), target)
         objects[branch_key(family, tree.table, chain, rule)] = rule
 
     def port(
@@ -133,7 +133,7 @@ class Dispatch:
             rule = Rule((protocol, block), Goto(child))
             _branch(objects, family, tree, chain, rule, child)
             chain = child
-        rule = Rule((protocol, Comment(comment), to_port(proto, port)), target)
+        rule = Rule((protocol, to_port(proto, port), Comment(comment)), target)
         objects[branch_key(family, tree.table, chain, rule)] = rule
 
     def _at_address(self, objects: dict[Key, Object], family: Family, tree: Tree, ip: Ip) -> str:

@@ -77,7 +77,9 @@ class Picks:
             hidden = outside(self.detector)
         # Other ways in may lead to the same chain; they have had their marks.
         to_it = (to_address(frontend.ip),)
-        ends = (self.proto, Comment(f"{self.name} cluster IP"), to_port(forward.proto, frontend.port))
+        ends: tuple[Match, ...] = self.proto, to_port(forward.proto, frontend.port)
+        if self.told:
+            ends = *ends, Comment(f"{self.name} cluster IP")
         first = [Rule(in_order((*each, *to_it, *ends)), _MASQUERADE) for each in hidden]
         return self._list(forward.internal_local, "", frontend, first)
 
@@ -96,9 +98,9 @@ class Picks:
         pods = () if self.detector is None else inside(self.detector)
         rules = [Rule(in_order((*each, comment)), everyone) for each in pods]
         comment = Comment(f"masquerade LOCAL traffic for {self.name} external destinations")
-        rules.append(Rule((comment, _FROM_HERE), _MASQUERADE))
+        rules.append(Rule((_FROM_HERE, comment), _MASQUERADE))
         comment = Comment(f"route LOCAL traffic for {self.name} external destinations")
-        rules.append(Rule((comment, _FROM_HERE), everyone))
+        rules.append(Rule((_FROM_HERE, comment), everyone))
         if forward.local:
             rules.append(Rule((), Jump(self._list(True, ending, frontend))))
         else:
@@ -152,7 +154,9 @@ class Picks:
 def _drawn(endpoints: tuple[Endpoint, ...], proto: Protocol, told: str) -> list[Rule]:
     chances = _chances(proto.proto, len(endpoints))
     if told:
-        chances = _with_comments(chances, endpoints, told)
+        chances = tuple(
+            (*chance, _comment(told, endpoint)) for chance, endpoint in zip(chances, endpoints, strict=True)
+        )
     return [
         Rule(chance, Dnat(endpoint.ip, endpoint.port))
         for chance, endpoint in zip(chances, endpoints, strict=True)
@@ -164,21 +168,17 @@ def _sticky(
 ) -> Iterator[Rule]:
     """First those clients whose endpoint is known; then draw, and know it."""
     lists = [list_of(front, endpoint) for endpoint in endpoints]
-    known: Chances = ((proto,),) * len(lists)
+    comments = [(_comment(told, endpoint),) if told else () for endpoint in endpoints]
+    for name, endpoint, comment in zip(lists, endpoints, comments, strict=True):
+        matches = proto, Recent(name, "update", seconds), *comment
+        yield Rule(matches, Dnat(endpoint.ip, endpoint.port))
     chances = _chances(proto.proto, len(lists))
-    if told:
-        known, chances = (_with_comments(each, endpoints, told) for each in (known, chances))
-    for name, endpoint, first in zip(lists, endpoints, known, strict=True):
-        yield Rule((*first, Recent(name, "update", seconds)), Dnat(endpoint.ip, endpoint.port))
-    for name, endpoint, chance in zip(lists, endpoints, chances, strict=True):
-        yield Rule((*chance, Recent(name, "set")), Dnat(endpoint.ip, endpoint.port))
+    for name, endpoint, chance, comment in zip(lists, endpoints, chances, comments, strict=True):
+        yield Rule((*chance, Recent(name, "set"), *comment), Dnat(endpoint.ip, endpoint.port))
 
 
-def _with_comments(chances: Chances, endpoints: tuple[Endpoint, ...], told: str) -> Chances:
-    return tuple(
-        (proto, Comment(told + show_addr(endpoint.ip, endpoint.port)), *rest)
-        for (proto, *rest), endpoint in zip(chances, endpoints, strict=True)
-    )
+def _comment(told: str, endpoint: Endpoint) -> Comment:
+    return Comment(told + show_addr(endpoint.ip, endpoint.port))
 
 
 @lru_cache(maxsize=256)

@@ -4,10 +4,11 @@ From a rule to the expressions that iptables-nft would write for it.
 First what the rule's head asks (interface, protocol, addresses), then the matches in their order, a
 counter, and the target. `lift` is the opposite.
 
-A comment is a compat match of 264 bytes, as iptables-nft writes it, and not a comment of nf_tables in the
-rule's userdata. iptables-save prints that one too, but behind all other matches: rules would read back as
-others, and `iptables -D` with the words they were meant to have would not find them. It would spare a
-tenth of the time the kernel takes.
+A comment behind all other matches is one of nf_tables, in the rule's userdata: iptables-nft prints it as
+`-m comment` in that place, and `iptables -D` finds it by these words. So it costs 40 bytes in place of 264,
+and nothing whenever the kernel validates a table, which it does at each commit: with 10,000 Services a
+third of a change's time. Elsewhere among the matches, or longer than nf_tables allows, it is a compat
+match, as iptables-nft writes it.
 """
 
 from __future__ import annotations
@@ -87,7 +88,10 @@ class RuleLower:
         """The attributes of a NEWRULE message behind table and chain. ValueError for words of others."""
         known, targets = self._parts, self._targets
         parts = []
-        for match in rule.matches:
+        matches, comment = rule.matches, b""
+        if matches and type(matches[-1]) is Comment and (comment := _userdata(matches[-1].text)):
+            matches = matches[:-1]
+        for match in matches:
             one = known.get(match)
             if one is None:
                 one = known[match] = _part(self.family, match)
@@ -98,7 +102,7 @@ class RuleLower:
             assert rule.target is not None
             end = targets[rule.target] = _target(self.family, rule.target)
         expressions = b"".join([*[one.data for one in parts], wire.COUNTER, end])
-        return wire.rule_body(expressions, b"".join([one.compat for one in parts]))
+        return wire.rule_body(expressions, b"".join([one.compat for one in parts])) + comment
 
 
 def _part(family: Family, match: Match) -> Part:
@@ -214,6 +218,12 @@ def _dport(match: Dport) -> bytes:
     if first == last:
         return loaded + wire.cmp(wire.EQ, low)
     return loaded + (wire.between(wire.EQ, low, high) if first else wire.cmp(wire.LTE, high))
+
+
+def _userdata(text: str) -> bytes:
+    """The attribute of a rule that bears this comment; b"" if it cannot be one of nf_tables."""
+    words = printable(text)
+    return nf.rule_comment(words) if words and len(words.encode()) <= nf.MAX_COMMENT else b""
 
 
 def _comment(text: str) -> bytes:
