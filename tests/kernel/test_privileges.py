@@ -308,28 +308,40 @@ def test_loopback_is_opened_by_who_may_write_settings(
 
 
 CLOSED = "-A KUBE-FIREWALL ! -s 127.0.0.0/8 -d 127.0.0.0/8"
-IN_THE_WAY = "table ip filter { chain KUBE-FIREWALL { type filter hook input priority 0; }; }"
-"""Nobody can jump to a chain that is at a hook."""
+IN_THE_WAY = {
+    "a hook": "chain KUBE-FIREWALL { type filter hook input priority 0; };",  # nobody can jump there
+    "no hook": "chain INPUT { };",  # nobody comes there
+}
 
 
-@pytest.mark.parametrize("way", [NF_TABLES, LEGACY], ids=["nf_tables", "legacy"])
-@pytest.mark.parametrize("possible", [True, False], ids=["", "impossible"])
+@pytest.mark.parametrize(
+    ("way", "hindrance", "words"),
+    [
+        (NF_TABLES, "", ""),
+        (NF_TABLES, "a hook", "KUBE-FIREWALL"),
+        (NF_TABLES, "no hook", "INPUT"),
+        (LEGACY, "", ""),
+        (LEGACY, "a tool", "nothing is written today"),
+    ],
+    ids=["nf_tables", "nf_tables, a hook", "nf_tables, no hook", "legacy", "legacy, a tool"],
+)
 def test_loopback_is_not_opened_before_the_rule_that_keeps_others_out(
-    way: Way, possible: bool, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    way: Way, hindrance: str, words: str, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not possible and way is LEGACY:
+    if hindrance in IN_THE_WAY:
+        host.run(["nft", "-f", "-"], stdin=f"table ip filter {{ {IN_THE_WAY[hindrance]} }}")
+    elif hindrance:
         monkeypatch.setenv("PATH", f"{refusing(tmp_path)}:{os.environ['PATH']}")
-    elif not possible:
-        host.run(["nft", "-f", "-"], stdin=IN_THE_WAY)
-    words = ["--hostname-override=node1", "--init-only", "--conntrack-max-per-core=0"]
-    words += [f"--{name}={value}" for name, value in way.flags.items()]
-    done = host.run([sys.executable, "-m", "kubeway.cli.proxy", *words], check=False)
+    asked = ["--hostname-override=node1", "--init-only", "--conntrack-max-per-core=0"]
+    asked += [f"--{name}={value}" for name, value in way.flags.items()]
+    done = host.run([sys.executable, "-m", "kubeway.cli.proxy", *asked], check=False)
     assert "Traceback" not in done.stderr
-    assert (done.returncode, setting(host)) == ((0, 1) if possible else (1, 0)), done.stderr
-    if possible:
+    if hindrance:
+        assert (done.returncode, setting(host)) == (1, 0), done.stderr
+        assert words in done.stderr.splitlines()[-1]
+    else:
+        assert (done.returncode, setting(host)) == (0, 1), done.stderr
         assert CLOSED in listed(host, way)
-    elif way is LEGACY:
-        assert "nothing is written today" in done.stderr.splitlines()[-1]
 
 
 def refusing(folder: Path) -> Path:

@@ -18,7 +18,7 @@ from kubeway.errors import Malformed
 from kubeway.planes.xtables.exprlift import RuleLift
 from kubeway.planes.xtables.held import branches, held, jumps, open_chains
 from kubeway.planes.xtables.lower import Place
-from kubeway.planes.xtables.objects import Family, Rule, TableName
+from kubeway.planes.xtables.objects import BUILT_IN, Family, Rule, TableName
 from kubeway.planes.xtables.ours import is_held, is_open, is_our_jump
 from kubeway.planes.xtables.text import TABLES
 from kubeway.program.program import Key, Object
@@ -34,7 +34,7 @@ from kubeway.wire.netlink import (
 )
 
 _FAMILIES: Final[dict[int, Family]] = {2: "ip", 10: "ip6"}
-_TABLE, _RULE_CHAIN, _HANDLE, _CHAIN_NAME, _EXPRESSIONS, _USERDATA = 1, 2, 3, 3, 4, 7
+_TABLE, _RULE_CHAIN, _HANDLE, _CHAIN_NAME, _CHAIN_HOOK, _EXPRESSIONS, _USERDATA = 1, 2, 3, 3, 4, 4, 7
 _NOTHING: Final = memoryview(b"")
 
 
@@ -46,9 +46,12 @@ class _Table:
         self.table: TableName = table
         self.chains: dict[str, list[Rule]] = {}
         self.open: dict[str, list[Rule | None]] = {chain: [] for chain in open_chains(table)}
+        self.unhooked: set[str] = set()
 
     def rules(self, chain: str) -> list[Rule] | list[Rule | None] | None:
         """Where the rules of a chain go; None if they are not ours to know."""
+        if chain in self.unhooked:
+            return None
         return self.open[chain] if chain in self.open else self.chains.get(chain)
 
 
@@ -76,7 +79,9 @@ def lift(messages: Iterable[Message]) -> dict[Key, Object]:
             continue
         if number == nf.NEWCHAIN:
             chain = read_text(need(attrs, _CHAIN_NAME, "a chain's name"))
-            if is_held(name, chain):
+            if is_unhooked(attrs, chain):
+                table.unhooked.add(chain)
+            elif is_held(name, chain):
                 table.chains.setdefault(chain, [])
             continue
         chain = read_text(need(attrs, _RULE_CHAIN, "a rule's chain"))
@@ -94,6 +99,11 @@ def lift(messages: Iterable[Message]) -> dict[Key, Object]:
     for one in tables.values():
         objects.update(held(one.family, one.table, one.chains, one.open))
     return objects
+
+
+def is_unhooked(chain: Mapping[int, memoryview], name: str) -> bool:
+    """Whether it only has the name of a built-in chain: no packet comes by, so a jump there is none."""
+    return name in BUILT_IN and _CHAIN_HOOK not in chain
 
 
 def _rule(lift: RuleLift, attrs: Mapping[int, memoryview]) -> Rule:
