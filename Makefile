@@ -13,10 +13,10 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 PYTEST ?= -n $(WORKERS) --dist loadfile
 
-.PHONY: help venv system demo test check format bench lock clean
+.PHONY: help venv system demo test check format bench bench-iptables lock clean
 
 help: ## say what can be made
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 16
 
 venv: $(STAMP) ## the Python environment, exactly as locked
 
@@ -45,6 +45,9 @@ format: venv ## put the source into house style
 
 bench: venv system ## numbers: compile, plan, write
 	$(BIN)/python bench/run.py
+
+bench-iptables: venv system ## numbers of iptables mode; ten minutes, as iptables-nft-restore is part of them
+	$(BIN)/python bench/iptables.py
 
 lock: venv ## resolve the lock files anew from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --generate-hashes --no-header --no-annotate \

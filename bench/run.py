@@ -164,8 +164,8 @@ def main() -> int:
     return report(rows)
 
 
-def report(rows: _Rows) -> int:
-    table = Table("measured", "", "limit", "", title="kubeway", title_justify="left")
+def report(rows: _Rows, title: str = "kubeway") -> int:
+    table = Table("measured", "", "limit", "", title=title, title_justify="left")
     for name, figure, limit, held in rows:
         table.add_row(
             name, figure, limit, "" if held is None else "[green]holds" if held else "[red]does not hold"

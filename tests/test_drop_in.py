@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -23,6 +24,7 @@ from kubeway.model import configuration
 from kubeway.model.config_flags import FLAGS
 from kubeway.model.config_gates import GATES
 from kubeway.model.configuration import Configuration
+from kubeway.planes.xtables.tally import Tally
 from kubeway.shell.apiserver import resources
 from kubeway.shell.asked import settle
 from kubeway.shell.events import Reason
@@ -30,6 +32,7 @@ from kubeway.shell.http import Ask, respond
 from kubeway.shell.metrics import Metrics
 from kubeway.shell.metrics_pages import Pages
 from kubeway.shell.options import MODES
+from kubeway.shell.outfit import Figures
 from kubeway.shell.readyz import Readiness
 
 TEXT = (Path(__file__).resolve().parent.parent / "docs" / "drop-in.md").read_text()
@@ -236,8 +239,14 @@ def test_the_metrics_addresss_paths_answer() -> None:
 
 
 def registered() -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Name -> type and labels, of all metrics that are told."""
-    metrics = Metrics()
+    """Name -> type and labels, of all metrics that are told, in whatever mode."""
+    told: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for mode, figures in (("nftables", None), ("iptables", Figures(Tally(), dict))):
+        told |= told_by(Metrics(mode=mode, figures=partial(lambda found: found, figures)))
+    return told
+
+
+def told_by(metrics: Metrics) -> dict[str, tuple[str, tuple[str, ...]]]:
     types = metrics.types()
     assert metrics._registry is not None
     labels: dict[str, tuple[str, ...]] = {}

@@ -210,6 +210,8 @@ class World:
 
     def in_mode(self, mode: str) -> World:
         """The same cluster on a node in this mode."""
+        if mode == self.options.mode:
+            return self
         return replace(self, options=with_fields(self.options, mode=mode))
 
     @cached_property

@@ -69,4 +69,6 @@ def bare(lab: Lab) -> None:
         ).stdout.split():
             lab.node.run([tool, "-t", table, "-F"])
             lab.node.run([tool, "-t", table, "-X"])
+            for chain in ("INPUT", "FORWARD", "OUTPUT") if table == "filter" else ():
+                lab.node.run([tool, "-P", chain, "ACCEPT"])
     lab.node.run(["conntrack", "-F"])

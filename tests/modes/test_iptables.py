@@ -18,6 +18,7 @@ from kubeway.planes.xtables.objects import (
     BRANCHING,
     MARTIANS,
     SHARED,
+    Accept,
     Comment,
     CtState,
     Destination,
@@ -37,7 +38,17 @@ from kubeway.program.link import Linker, Name
 from kubeway.program.plan import diff, steps
 from kubeway.program.program import Fragment, Key, Object
 from kubeway.values import TCP, parse_ip, parse_prefix
-from tests.worlds import Doc, World, packet, service_cidr_doc, service_docs, world, worlds
+from tests.worlds import (
+    Doc,
+    World,
+    packet,
+    port_doc,
+    service_cidr_doc,
+    service_doc,
+    service_docs,
+    world,
+    worlds,
+)
 
 Fragments = dict[Name, Fragment | None]
 
@@ -147,6 +158,29 @@ def test_every_way_in_is_told_by_a_comment() -> None:
         "shop/cart:http external IP",
         "shop/cart:http",
     }
+
+
+@pytest.mark.parametrize("affinity", ["None", "ClientIP"])
+def test_endpoints_are_told_by_comments_unless_they_are_many(affinity: str) -> None:
+    w = one(endpoints=2, sessionAffinity=affinity)
+    view = w.view
+    for large in (False, True):
+        seen = replace(view, v4=replace(view.v4, large=large))
+        rules = [
+            show_rule(rule, "ip")
+            for thing in IPTABLES.fragment(forward(w), seen).objects.values()
+            if isinstance(thing, Rules)
+            for rule in thing.rules
+            if isinstance(rule.target, Dnat)
+        ]
+        for rule in rules:
+            target = rule.rpartition(" ")[2]
+            comment = f'-p tcp -m comment --comment "shop/cart:http -> {target}" '
+            assert rule.startswith(comment) != large
+        if not large:
+            said = '-m comment --comment "shop/cart:http -> 10.244.1.1:8080"'
+            draw = "-m statistic --mode random --probability 0.50000000000"
+            assert any(rule.startswith(f"-p tcp {said} {draw}") for rule in rules)
 
 
 @given(worlds())
@@ -377,6 +411,51 @@ def test_a_detector_that_takes_all_for_pods_needs_no_rule() -> None:
     assert len(chain(objects, svc)) == 1
     asked = packet("8.8.8.8", "10.96.0.9:80")
     assert dict(IPTABLES.fates(objects, everyone.view, asked)) == dict(everyone.oracle.fates(asked))
+
+
+# --- health-check node ports -----------------------------------------------------------
+
+
+BALANCED: dict[str, Any] = {
+    "type": "LoadBalancer",
+    "externalTrafficPolicy": "Local",
+    "healthCheckNodePort": 32123,
+}
+
+
+@pytest.mark.parametrize("endpoints", [0, 1])
+def test_who_asks_for_health_is_let_in(endpoints: int) -> None:
+    """Whatever the answer will be; a rule of this node's own may drop what nobody lets in."""
+    objects = program(one(endpoints=endpoints, node_port=30080, **BALANCED))
+    assert chain(objects, "KUBE-NODEPORTS", table="filter") == [Rule((), Jump("KUBE-BY-HEALTH"))]
+    (leaf,) = [
+        show_rule(rule, "ip")
+        for key, rule in objects.items()
+        if key.kind == "branch" and key.name[2].startswith("KUBE-BY-H-") and rule.target == Accept()
+    ]
+    said = '-m comment --comment "shop/cart health check node port"'
+    assert leaf == f"-p tcp {said} -m tcp --dport 32123 -j ACCEPT"
+
+
+def test_the_ports_of_a_service_share_that_rule() -> None:
+    ports = [port_doc("http", 80, node_port=30080), port_doc("alt", 81, node_port=30081)]
+    w = world([service_doc("shop/cart", ["10.96.0.9"], ports, **BALANCED)])
+    assert len(w.forwards) == 2
+    linker = Linker()
+    linker.update({(): IPTABLES.base(w.view)})
+    fill(linker, w)
+    leaf = next(key for key in linker.objects if key.name[-1] == "p 6, dport 32123")
+    assert len(linker.claimants(leaf)) == 2
+    linker.update({(w.forwards[0].name, 4): None})
+    assert leaf in linker.objects
+    linker.update({(w.forwards[1].name, 4): None})
+    assert linker.objects == IPTABLES.base(w.view).objects
+
+
+def test_a_service_without_such_a_port_has_no_such_rule() -> None:
+    objects = program(one())
+    assert not chains(objects, "KUBE-BY-H-")
+    assert chains(objects, "KUBE-BY-HEALTH")
 
 
 # --- packets of no flow, and what is counted ------------------------------------------------

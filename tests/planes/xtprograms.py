@@ -8,6 +8,7 @@ DROP in nat, ports with their protocol, and no chain that leads to itself.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Final, cast
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy, composite
 
 from kubeway.planes.xtables import objects as o
+from kubeway.planes.xtables.laws import references
 from kubeway.planes.xtables.text import TABLES
 from kubeway.planes.xtables.words import STATES
 from kubeway.program.program import Key
@@ -332,3 +334,44 @@ def _fill(
             target = draw(st.sampled_from([o.Jump, o.Goto]))(draw(st.sampled_from(names)))
             matches = draw(st.lists(jump_matches, max_size=2))
             program[o.jump_key(family, table, hook, number)] = o.Rule(tuple(matches), cast(o.Target, target))
+
+
+def relative(program: dict[Key, object], rng: random.Random) -> dict[Key, object]:
+    """Another program with much of this one: chains emptied, branches gone, jumps fewer and in another
+    order, and some of the chains to which nothing leads any more gone, too."""
+    other: dict[Key, object] = {}
+    jumps: dict[tuple[object, ...], list[object]] = {}
+    for key, thing in program.items():
+        if key.kind == "jump":
+            jumps.setdefault(key.name[:3], []).append(thing)
+        elif isinstance(thing, o.Rules):
+            other[key] = o.Rules(tuple(one for one in thing.rules if rng.random() < 0.7))
+        elif key.kind != "branch" or rng.random() < 0.7:
+            other[key] = thing
+    for (family, table, hook), some in jumps.items():
+        kept = rng.sample(some, rng.randint(0, len(some)))
+        at = cast(tuple[o.Family, o.TableName, str], (family, table, hook))
+        other.update({o.jump_key(*at, number): one for number, one in enumerate(kept, 1)})
+    named = {held for key, thing in other.items() for held in references(key, thing)}
+    gone = {key.name for key in other if key.kind == "chain" and key not in named and rng.random() < 0.5}
+    return {key: thing for key, thing in other.items() if key.name[:3] not in gone}
+
+
+# --- without what only iptables itself can write ---------------------------------------------
+
+
+def is_understood(one: o.Rule) -> bool:
+    """Whether kubeway has an object for all of it."""
+    foreign = any(isinstance(match, o.ForeignMatch) for match in one.matches)
+    return not foreign and not isinstance(one.target, o.ForeignTarget)
+
+
+def understood(program: dict[Key, object]) -> dict[Key, object]:
+    """The program without its foreign rules."""
+    found: dict[Key, object] = {}
+    for key, thing in program.items():
+        if isinstance(thing, o.Rules):
+            thing = o.Rules(tuple(filter(is_understood, thing.rules)))
+        if not isinstance(thing, o.Rule) or is_understood(thing):
+            found[key] = thing
+    return found

@@ -215,6 +215,12 @@ def test_drift() -> None:
     assert value(made, "kubeway_drift_repaired_objects_total") == 6
 
 
+def test_waits_for_the_xtables_lock_are_one_histogram() -> None:
+    made = metrics(records.LockWaited(0.25), records.LockWaitedLong(1.5))
+    assert value(made, "kubeway_xtables_lock_wait_seconds_count") == 2
+    assert value(made, "kubeway_xtables_lock_wait_seconds_sum") == 1.75
+
+
 def test_what_is_in_force_and_what_is_not() -> None:
     made = metrics(
         records.InForce(9, 40, set_aside=2, claims_lost=3),

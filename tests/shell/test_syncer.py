@@ -310,6 +310,7 @@ class Faulty:
     """A mode with a defect: it cannot compile the service ports of one name."""
 
     planes = NFTABLES.planes
+    large = None
 
     def __init__(self, bad: str, error: Exception) -> None:
         self.bad, self.error = bad, error

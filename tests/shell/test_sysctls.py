@@ -13,7 +13,7 @@ import pytest
 from kubeway.errors import Unsupported
 from kubeway.model.conntrack import ConntrackSettings
 from kubeway.records import Record, SysctlSet
-from kubeway.shell.sysctls import machine_cores, set_conntrack
+from kubeway.shell.sysctls import is_liberal, machine_cores, set_conntrack
 
 DEFAULTS = ConntrackSettings()
 
@@ -151,3 +151,11 @@ def test_the_kernel_takes_them() -> None:
         timeout=60,
     )
     assert done.stdout.split() == ["5", "7201", "61", "1", "31", "181"]
+
+
+@pytest.mark.parametrize(("held", "liberal"), [("0\n", False), ("1\n", True), ("", False), (None, False)])
+def test_whether_the_kernel_is_liberal(tmp_path: Path, held: str | None, liberal: bool) -> None:
+    """A kernel that does not say is not."""
+    if held is not None:
+        (tmp_path / "nf_conntrack_tcp_be_liberal").write_text(held)
+    assert is_liberal(tmp_path) is liberal

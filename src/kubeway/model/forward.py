@@ -88,7 +88,8 @@ class Forward(Struct, frozen=True, gc=False):
     applies is empty, a packet is dropped if `usable`, else rejected.
 
     `affinity` is the ClientIP timeout in seconds, 0 for none. `serving` are the
-    endpoints that flows already under way may stay with.
+    endpoints that flows already under way may stay with. `health_port` is the
+    Service's health-check node port, 0 for none: all its service ports have the same.
     """
 
     name: ServicePortName
@@ -102,6 +103,11 @@ class Forward(Struct, frozen=True, gc=False):
     affinity: int = 0
     serving: tuple[Endpoint, ...] = ()
     lost: tuple[Lost, ...] = ()
+    health_port: int = 0
+
+    @property
+    def service(self) -> ServiceName:
+        return ServiceName(self.name.namespace, self.name.service)
 
     @property
     def proto(self) -> Proto:

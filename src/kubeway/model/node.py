@@ -78,7 +78,8 @@ class FamilyView(Struct, frozen=True):
     local address but loopback accepts node ports; else just these. `loopback`: so
     does all of 127.0.0.0/8, which then is closed to everything else that does not
     come from there. `service_cidrs`: addresses that only Services may have.
-    `addresses`: this node's.
+    `addresses`: this node's. `large`: it has more endpoints than the mode says every
+    little thing of.
     """
 
     family: int
@@ -87,6 +88,7 @@ class FamilyView(Struct, frozen=True):
     loopback: bool = False
     service_cidrs: tuple[Prefix, ...] = ()
     addresses: frozenset[Ip] = frozenset()
+    large: bool = False
 
 
 class NodeView(Struct, frozen=True):
@@ -106,7 +108,8 @@ class NodeView(Struct, frozen=True):
     @property
     def shape(self) -> tuple[object, ...]:
         """What of it a mode's fragments may depend on; its base may depend on everything."""
-        return self.masquerade_all, self.mark, self.v4.detector, self.v6.detector
+        families = (self.v4.detector, self.v4.large, self.v6.detector, self.v6.large)
+        return self.masquerade_all, self.mark, *families
 
     def family(self, family: int) -> FamilyView:
         return self.v4 if family == 4 else self.v6

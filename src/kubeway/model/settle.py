@@ -123,6 +123,7 @@ def _settle_port(
         chosen.usable,
         service.affinity,
         chosen.serving,
+        health_port=service.health_port,
     )
 
 

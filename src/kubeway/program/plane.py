@@ -24,6 +24,10 @@ class Mode(Protocol):
     def planes(self) -> Mapping[str, Sequence[str]]:
         """The planes it uses, bottom first, each with its kinds, ground first."""
 
+    @property
+    def large(self) -> int | None:
+        """A family of more endpoints than this is large (`FamilyView.large`). None: it never minds."""
+
     def base(self, view: NodeView) -> Fragment:
         """What is there even with no service."""
 

@@ -4,7 +4,8 @@ From what changed in the cluster to what changes in the program.
 Settler, mode and linker in a row, with what each keeps. One Service that cannot
 be settled or compiled is left out and told of, and the others go on. Where this
 node is not what it was, everything is done anew, and the linker finds what that
-changes.
+changes; where a family has grown large, or is large no more, everything is
+compiled anew.
 
 Nothing is sent here, and nothing waits; the work may be done in any one thread.
 """
@@ -18,6 +19,7 @@ from kubeway.errors import KubewayError
 from kubeway.model.forward import Forward, Lost, ServiceName
 from kubeway.model.node import NodeFacts, NodeView, Options
 from kubeway.model.settle import ForwardKey, Settler
+from kubeway.model.sizes import Sizes
 from kubeway.model.store import Snapshot
 from kubeway.model.view import node_view
 from kubeway.program.link import Linker, Name
@@ -62,6 +64,7 @@ class Compiler:
         self.view: NodeView | None = None
         self.settler = settler_of(facts, options)
         self.linker = linker
+        self._sizes = Sizes(mode.large)
         self._linked: set[ForwardKey] = set()
         self._lost: dict[ForwardKey, tuple[Lost, ...]] = {}
 
@@ -75,7 +78,7 @@ class Compiler:
         Services are gone over again only if what changed can matter to them: a Pod that
         comes brings addresses, and they are many.
         """
-        view = node_view(facts, self._options, snapshot.service_cidrs())
+        view = self._sizes.seen(node_view(facts, self._options, snapshot.service_cidrs()))
         if self.view is None or view.shape != self.view.shape or _mattering(facts) != _mattering(self.facts):
             return self.restart(snapshot, facts)
         fragments: dict[Name, Fragment | None] = {} if view == self.view else {BASE: self._mode.base(view)}
@@ -85,13 +88,11 @@ class Compiler:
     def restart(self, snapshot: Snapshot, facts: NodeFacts) -> Compiled:
         """Everything anew, for a node of which this is known."""
         self.facts = facts
-        self.view = node_view(facts, self._options, snapshot.service_cidrs())
         records: list[Record] = []
         self.settler = self._settle_all(snapshot, records)
-        forwards: dict[ForwardKey, Forward | None] = dict(self.settler.forwards)
-        forwards.update((key, None) for key in self._linked if key not in forwards)
-        compiled = self._compiled(forwards, {BASE: self._mode.base(self.view)}, records)
-        return compiled._replace(full=True)
+        self._sizes = Sizes(self._mode.large, self.settler.forwards.values())
+        self.view = self._sizes.seen(node_view(facts, self._options, snapshot.service_cidrs()))
+        return self._compile_all(self.view, records)
 
     def _update(
         self,
@@ -106,7 +107,18 @@ class Compiler:
         except Exception:
             # What the settler holds cannot be relied on now; a new one finds out whose fault it was.
             return self.restart(snapshot, self.facts)
+        self._sizes.change(forwards)
+        view = self._sizes.seen(self.view)
+        if view is not self.view:
+            self.view = view
+            return self._compile_all(view, [])
         return self._compiled(forwards, fragments, [])
+
+    def _compile_all(self, view: NodeView, records: list[Record]) -> Compiled:
+        """What is settled, anew, and what is no more."""
+        forwards: dict[ForwardKey, Forward | None] = dict(self.settler.forwards)
+        forwards.update((key, None) for key in self._linked if key not in forwards)
+        return self._compiled(forwards, {BASE: self._mode.base(view)}, records)._replace(full=True)
 
     def withdraw(self, keys: Iterable[ForwardKey]) -> list[Change]:
         """Take what these service ports add out of the program."""

@@ -23,6 +23,14 @@ class Counting(Protocol):
         """Cheap, and another number after each commit."""
 
 
+@runtime_checkable
+class Closing(Protocol):
+    """A plane with something open."""
+
+    def close(self) -> None:
+        """Give back what it holds open."""
+
+
 class Compound:
     """`planes` by name, bottom first. `verify`: seconds after which they are to be read without a doubt."""
 
@@ -43,6 +51,11 @@ class Compound:
             by_plane.setdefault(change.key.plane, []).append(change)
         for name, own in by_plane.items():
             await self._planes[name].write(own)
+
+    def close(self) -> None:
+        for plane in self._planes.values():
+            if isinstance(plane, Closing):
+                plane.close()
 
     def generation(self) -> int:
         """The commits to all of them together."""

@@ -103,6 +103,7 @@ class _Daemon:
                 for name, gate in config_gates.GATES.items()
             ],
             lag=lambda: self._convergence.lag(clock.monotonic()),
+            figures=lambda: self._outfit.figures,
         )
         self._timeline = Timeline(config.trace_file)
         self._synced = asyncio.Event()

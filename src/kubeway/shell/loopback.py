@@ -31,10 +31,13 @@ async def prepare(options: Options, backend: str, record: records.Recorder) -> N
     if not any(key.plane == SYSCTL for key in wanted):
         return
     linker.update({(): Fragment(base.origin, wanted)})
-    held = await fit.plane.read()
-    changes = [change for change in diff(held, wanted) if change.verb != "del" and not _stands(change, held)]
-    for step in steps(changes, fit.mode.planes):
-        await fit.plane.write(step.changes)
+    try:
+        held = await fit.plane.read()
+        changes = [c for c in diff(held, wanted) if c.verb != "del" and not _stands(c, held)]
+        for step in steps(changes, fit.mode.planes):
+            await fit.plane.write(step.changes)
+    finally:
+        fit.plane.close()
 
 
 def _is_about_loopback(key: Key, thing: Object) -> bool:

@@ -2,7 +2,7 @@
 Metrics: the records, folded into numbers that Prometheus reads.
 
 `kubeproxy_*` are kube-proxy's, under its names, types, labels and buckets, as far
-as they mean anything here (`metrics_kubeproxy`); `kubeway_*` are ours
+as they mean anything here (`metrics_kubeproxy`, `metrics_iptables`); `kubeway_*` are ours
 (`metrics_kubeway`); `kubernetes_*`, `rest_client_*`, `process_*` and `python_*` are
 what every component of a cluster tells of itself (`metrics_process`).
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.metrics_core import Metric
 
+    from kubeway.shell.outfit import Figures
+
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 KUBERNETES: Final = "1.36"
@@ -40,7 +42,10 @@ class Feature(NamedTuple):
 
 
 class Metrics:
-    """A recorder. `lag` tells for how many seconds the oldest unwritten change has been waiting."""
+    """A recorder. `lag` tells for how many seconds the oldest unwritten change has been waiting.
+
+    `figures` tells what iptables mode counts by itself, once it is known; it is asked by `open`.
+    """
 
     def __init__(
         self,
@@ -48,9 +53,11 @@ class Metrics:
         mode: str = "nftables",
         features: Iterable[Feature] = (),
         lag: Callable[[], float] = lambda: 0.0,
+        figures: Callable[[], Figures | None] = lambda: None,
         now: Callable[[], int] = clock.wall,
     ) -> None:
         self._mode, self._features, self._lag, self._now = mode, tuple(features), lag, now
+        self._figures = figures
         self._held: list[tuple[Record, int]] = []
         self._registry: CollectorRegistry | None = None
         self._folds: tuple[Fold, ...] = ()
@@ -79,6 +86,10 @@ class Metrics:
             Kubeway(registry, self._lag).fold,
             RestClient(registry).fold,
         )
+        if (figures := self._figures()) is not None:
+            from kubeway.shell.metrics_iptables import Iptables
+
+            self._folds = (*self._folds, Iptables(registry, figures).fold)
         register(registry, self._features)
         self._registry = registry
         held, self._held = self._held, []

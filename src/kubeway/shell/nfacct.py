@@ -50,7 +50,7 @@ def counters() -> dict[str, int]:
 class NfacctPlane:
     """The counters of this network namespace that a kube-proxy would make. `program` is what is wanted.
 
-    Needs CAP_NET_ADMIN, and a kernel that has them: where `probe` says no, leave the plane out.
+    Needs CAP_NET_ADMIN, and where any is wanted a kernel that has them (`probe`).
     """
 
     def __init__(self, program: Mapping[Key, Object] | None = None) -> None:
@@ -64,7 +64,13 @@ class NfacctPlane:
         return self.read_now()
 
     def read_now(self) -> dict[Key, Object]:
-        return nfacct.lift(self._socket.dump(wire.get_all()), self.program)
+        """Our counters that are there. A kernel without any holds none, which is well if none is wanted."""
+        try:
+            return nfacct.lift(self._socket.dump(wire.get_all()), self.program)
+        except Refused:
+            if any(nfacct.counter_key(name) in self.program for name in nfacct.NAMES):
+                raise
+            return {}
 
     async def write(self, changes: Sequence[Change]) -> None:
         self.write_now(changes)

@@ -7,8 +7,9 @@ ways, is settled here, once, at the start.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from math import inf
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from msgspec.structs import replace
 
@@ -19,6 +20,9 @@ from kubeway.program.link import Linker
 from kubeway.program.plane import Mode
 from kubeway.shell.compound import Compound
 
+if TYPE_CHECKING:
+    from kubeway.planes.xtables.tally import Tally
+
 NF_TABLES: Final = "nf_tables"
 LEGACY: Final = "legacy"
 
@@ -26,12 +30,24 @@ _VERIFY_LEGACY: Final = 60.0
 """Seconds. Of iptables-legacy the kernel tells how many rules there are, not whether one was changed."""
 
 
+Packets = Callable[[], Mapping[str, int]]
+"""How many packets each of the kernel's counters has seen, by its name, now."""
+
+
+class Figures(NamedTuple):
+    """What iptables mode has to tell in the metrics. `packets` is None where the kernel does not count."""
+
+    rules: Tally
+    packets: Packets | None = None
+
+
 class Outfit(NamedTuple):
-    """`holders`: the places its rules are in, of those `leftovers` knows."""
+    """`holders`: the places its rules are in, of those `leftovers` knows. `figures`: of iptables mode."""
 
     mode: Mode
     plane: Compound
     holders: frozenset[str]
+    figures: Figures | None = None
 
 
 def mode_named(name: str) -> Mode:
@@ -58,30 +74,38 @@ def outfit(name: str, linker: Linker, record: records.Recorder, backend: str = A
 
 
 def able(options: Options) -> Options:
-    """The options with what this kernel can do for the mode."""
+    """The options with what this kernel can do for the mode, and what it is set to already."""
     if options.mode != "iptables":
         return options
     from kubeway.shell import nfacct
+    from kubeway.shell.sysctls import is_liberal
 
-    return replace(options, accounting=nfacct.probe())
+    drop_invalid = options.drop_invalid and not is_liberal()
+    return replace(options, accounting=nfacct.probe(), drop_invalid=drop_invalid)
 
 
 def _iptables(mode: Mode, linker: Linker, record: records.Recorder, backend: str) -> Outfit:
+    from kubeway.planes.xtables.tally import Tally
+    from kubeway.shell import nfacct
     from kubeway.shell.nfacct import NfacctPlane
     from kubeway.shell.sysctl_plane import SysctlPlane
     from kubeway.shell.xtables_backend import detect, forced
+    from kubeway.shell.xtables_tallied import Tallied
 
     chosen = detect() if backend == AUTO else forced(backend, "--kubeway-iptables-backend")
     record(records.BackendChosen(*chosen))
     lower, upper = NfacctPlane(linker.objects), SysctlPlane(linker.objects)
+    figures = Figures(Tally(), nfacct.counters if nfacct.probe() else None)
     if chosen.back_end == LEGACY:
         from kubeway.shell.xtables_legacy import XtLegacyPlane
 
         legacy = XtLegacyPlane(linker.origin, linker.objects, record)
-        planes = Compound({"nfacct": lower, "xtables": legacy, "sysctl": upper}, verify=_VERIFY_LEGACY)
-        return Outfit(mode, planes, frozenset({LEGACY}))
+        rules = Tallied(legacy, figures.rules)
+        planes = Compound({"nfacct": lower, "xtables": rules, "sysctl": upper}, verify=_VERIFY_LEGACY)
+        return Outfit(mode, planes, frozenset({LEGACY}), figures)
     from kubeway.shell.xtables_nft import XtNftPlane
 
     nft = XtNftPlane(linker.origin, linker.objects)
-    planes = Compound({"nfacct": lower, "xtables": nft, "sysctl": upper}, verify=inf)
-    return Outfit(mode, planes, frozenset({NF_TABLES}))
+    rules = Tallied(nft, figures.rules)
+    planes = Compound({"nfacct": lower, "xtables": rules, "sysctl": upper}, verify=inf)
+    return Outfit(mode, planes, frozenset({NF_TABLES}), figures)

@@ -60,6 +60,14 @@ def set_conntrack(
             _write(hashsize, least, was, record)
 
 
+def is_liberal(proc: Path = PROC) -> bool:
+    """Whether the kernel lets TCP packets outside the window by as part of their flow, whoever told it to."""
+    try:
+        return int((proc / "nf_conntrack_tcp_be_liberal").read_text()) != 0
+    except (OSError, ValueError):
+        return False
+
+
 def machine_cores(online: Path = _ONLINE) -> int:
     """All cores of the machine, not those this process may use: the flow table is the machine's."""
     try:

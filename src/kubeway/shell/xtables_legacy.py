@@ -23,7 +23,6 @@ from kubeway.planes.xtables.restore import (
     Commit,
     Standing,
     commits,
-    entries,
     standing,
 )
 from kubeway.planes.xtables.shared import asked_for
@@ -62,6 +61,9 @@ class XtLegacyPlane:
     that may be opened.
     """
 
+    verify: Final = 60.0
+    """Seconds after which to read without a doubt, too, as `generation` does not see everything."""
+
     def __init__(
         self,
         origin: Callable[[Key], Origin | None] = lambda key: None,
@@ -78,6 +80,7 @@ class XtLegacyPlane:
         self._record, self._patience, self._timeout = record, patience, timeout
         self._tools = {family: xtables_tools.find(family) for family in FAMILIES}
         self._kernel = KernelTables()
+        self._waits: list[float] = []
         self._generation = 0
         self._seen: dict[Place, Info] | None = None
         self._read: dict[Place, tuple[bytes, dict[Key, Object]]] = {}
@@ -141,11 +144,23 @@ class XtLegacyPlane:
     async def write(self, changes: Sequence[Change]) -> None:
         # Looked up here, where nobody changes the program meanwhile.
         before = standing(changes, self.program)
-        await asyncio.to_thread(self._write, changes, before)
+        try:
+            await asyncio.to_thread(self._write, changes, before)
+        finally:
+            self._tell()
 
     def write_now(self, changes: Sequence[Change]) -> None:
         """Make the changes, or raise Refused or Lost: then some of them may have been made."""
-        self._write(changes, standing(changes, self.program))
+        try:
+            self._write(changes, standing(changes, self.program))
+        finally:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Record what was waited for: not in the thread that waited, as recorders may belong to the loop."""
+        waits, self._waits = self._waits, []
+        for seconds in waits:
+            self._record((records.LockWaitedLong if seconds > _LONG else records.LockWaited)(seconds))
 
     def _write(self, changes: Sequence[Change], before: Standing) -> None:
         made = commits(changes, before)
@@ -202,7 +217,7 @@ class XtLegacyPlane:
         tools = self._tools[family]
         text = "".join(commit.text for commit in some)
         with xtables_lock.locked(self._patience) as (had, seconds):
-            self._record((records.LockWaitedLong if seconds > _LONG else records.LockWaited)(seconds))
+            self._waits.append(seconds)
             if not tools.waits:
                 # A tool that does not know the lock is run under ours.
                 if not had:
@@ -227,11 +242,14 @@ class XtLegacyPlane:
         A chain that others still jump to is emptied and left; so is what is shared with others.
         """
         held: list[str] = []
-        for family in FAMILIES:
-            for table in present(family):
-                if objects := asked_for(parse(self._save(family, table), family), {}):
-                    held.append(f"{family} {table}")
-                    self._remove(objects)
+        try:
+            for family in FAMILIES:
+                for table in present(family):
+                    if objects := asked_for(parse(self._save(family, table), family), {}):
+                        held.append(f"{family} {table}")
+                        self._remove(objects)
+        finally:
+            self._tell()
         return held
 
     def _remove(self, objects: Mapping[Key, Object]) -> None:
@@ -254,7 +272,7 @@ def _as_expected(before: Mapping[Place, Info], after: Mapping[Place, Info], some
     """Whether the tables grew by what these commits add, and by nothing else."""
     grown: Counter[Place] = Counter()
     for commit in some:
-        grown[commit.family, commit.table] += entries(commit.changes)
+        grown[commit.family, commit.table] += commit.growth
     return all(
         after[place].entries - before[place].entries == count
         for place, count in grown.items()

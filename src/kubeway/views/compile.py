@@ -17,6 +17,7 @@ from kubeway.errors import BadInput
 from kubeway.model.forward import Forward
 from kubeway.model.node import NodeFacts, NodeView, Options
 from kubeway.model.settle import Settler
+from kubeway.model.sizes import Sizes
 from kubeway.model.store import Snapshot
 from kubeway.model.view import node_facts, node_view
 from kubeway.planes import nfacct, sysctl
@@ -60,10 +61,11 @@ def settle(snapshot: Snapshot, options: Options, node: str = "") -> World:
 def program(world: World, mode: Mode) -> Linker:
     """All that the node must hold."""
     linker = Linker()
+    view = Sizes(mode.large, world.forwards).seen(world.view)
     # Named as the daemon names them, so that a key several bring has the same holder.
-    fragments: dict[Name, Fragment | None] = {_BASE: mode.base(world.view)}
+    fragments: dict[Name, Fragment | None] = {_BASE: mode.base(view)}
     for forward in world.forwards:
-        fragments[forward.name, forward.family] = mode.fragment(forward, world.view)
+        fragments[forward.name, forward.family] = mode.fragment(forward, view)
     linker.update(fragments)
     return linker
 

@@ -22,6 +22,7 @@ from kubeway.wire import nftables as nf
 from kubeway.wire.netlink import (
     ATTR,
     HEADER,
+    NLA_TYPE_MASK,
     NLM_F_APPEND,
     NLM_F_CREATE,
     NLM_F_EXCL,
@@ -98,18 +99,18 @@ COUNTER: Final = expression("counter", be64(1, 0), be64(2, 0))
 
 
 @lru_cache(maxsize=256)
-def _compat_head(kind: str, name: str, rev: int, size: int) -> bytes:
+def compat_head(kind: str, name: str, rev: int, size: int) -> bytes:
     """What stands before the structure, which has a size that is a multiple of four."""
     whole = expression(kind, text(COMPAT_NAME, name), be32(COMPAT_REV, rev), attr(COMPAT_INFO, bytes(size)))
     return whole[: len(whole) - size]
 
 
 def match(name: str, rev: int, info: bytes) -> bytes:
-    return _compat_head("match", name, rev, len(info)) + info
+    return compat_head("match", name, rev, len(info)) + info
 
 
 def target(name: str, rev: int, info: bytes) -> bytes:
-    return _compat_head("target", name, rev, len(info)) + info
+    return compat_head("target", name, rev, len(info)) + info
 
 
 def rule_compat(proto: int, inverted: bool = False) -> bytes:
@@ -284,3 +285,37 @@ def del_rule(family: str, table: str, chain: str, handle: int) -> bytes:
 def name_of(element: bytes) -> str:
     """The name of an expression; Malformed if it has none."""
     return read_text(need(fields(element[4:]), EXPR_NAME, "an expression's name"))
+
+
+def read_place(body: bytes) -> tuple[str, str, int]:
+    """The table and chain of a NEWRULE message, and where in it the attributes behind them begin."""
+    at = 4
+    names: dict[int, str] = {}
+    while at + 4 <= len(body) and len(names) < 2:
+        size, kind = ATTR.unpack_from(body, at)
+        if size < 4 or at + size > len(body) or kind != len(names) + 1:
+            break
+        names[kind] = read_text(memoryview(body)[at + 4 : at + size])
+        at += size + 3 & ~3
+    if len(names) < 2:
+        raise Malformed("nf_tables: a rule without its table and chain")
+    return names[1], names[2], at
+
+
+def read_rule(body: bytes, at: int) -> tuple[bytes, bytes]:
+    """The expressions and userdata of a NEWRULE message, from the attributes that begin at `at`."""
+    expressions = userdata = b""
+    end, unpack = len(body), ATTR.unpack_from
+    while at < end:
+        if end - at < 4:
+            raise Malformed(f"netlink: {end - at} bytes where an attribute was expected")
+        size, kind = unpack(body, at)
+        if size < 4 or at + size > end:
+            raise Malformed(f"netlink: an attribute of {size} bytes where {end - at} are left")
+        kind &= NLA_TYPE_MASK
+        if kind == 4:
+            expressions = body[at + 4 : at + size]
+        elif kind == 7:
+            userdata = body[at + 4 : at + size]
+        at += size + 3 & ~3
+    return expressions, userdata

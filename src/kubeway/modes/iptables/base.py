@@ -166,8 +166,7 @@ def _filter(view: FamilyView, node: NodeView) -> dict[tuple[TableName, str], lis
             _into(dispatch.REFUSED),
             *_to_node(view, Jump(dispatch.NODE_PORTS_REFUSED.root), "kubernetes service nodeports"),
         ],
-        # Forwards know no health-check node ports; the chain is there for who looks for it.
-        ("filter", NODE_PORTS): [],
+        ("filter", NODE_PORTS): [_into(dispatch.HEALTH_PORTS)],
         ("filter", FORWARD): [
             *_invalid(node),
             Rule((Comment("kubernetes forwarding rules"), Mark(mark, mark)), Accept()),

@@ -57,7 +57,18 @@ REFUSED: Final = Tree("filter", f"{BRANCHING}SERVICE", "S")
 """Ways in that lead to nobody."""
 NODE_PORTS_REFUSED: Final = Tree("filter", f"{BRANCHING}PORT", "P")
 CLUSTER_IPS: Final = Tree("filter", f"{BRANCHING}CLUSTERIP", "I")
-TREES: Final = (WAYS_IN, NODE_PORTS_IN, CLIENTS, FIREWALLED, REFUSED, NODE_PORTS_REFUSED, CLUSTER_IPS)
+HEALTH_PORTS: Final = Tree("filter", f"{BRANCHING}HEALTH", "H")
+"""Where load balancers ask whether to send here."""
+TREES: Final = (
+    WAYS_IN,
+    NODE_PORTS_IN,
+    CLIENTS,
+    FIREWALLED,
+    REFUSED,
+    NODE_PORTS_REFUSED,
+    CLUSTER_IPS,
+    HEALTH_PORTS,
+)
 
 Place = tuple[str, dict[Key, Object]]
 """A chain, and the branches and chains that lead to it."""

@@ -32,11 +32,12 @@ from kubeway.planes.xtables.objects import (
     Target,
 )
 from kubeway.program.program import Fragment, Key, Object, Origin
-from kubeway.values import Proto, family_of, host_prefix
+from kubeway.values import TCP, Proto, family_of, host_prefix
 
 _REJECT: Final = Reject()
 _DROP: Final = Drop()
 _NOBODY: Final = Accept()
+_LET_IN: Final = Accept()
 _KINDS: Final = {"ClusterIP": " cluster IP", "ExternalIP": " external IP", "LoadBalancer": " loadbalancer IP"}
 
 
@@ -44,6 +45,7 @@ class IptablesMode:
     """Pure; what it keeps is a memo of the trees' upper branches."""
 
     name: Final = "iptables"
+    large: Final = 1000  # as kube-proxy: pkg/proxy/iptables/proxier.go (largeClusterEndpointsThreshold)
     planes: Final[Mapping[str, tuple[str, ...]]] = {
         nfacct.PLANE: nfacct.KINDS,
         PLANE: KINDS,
@@ -76,6 +78,17 @@ class IptablesMode:
         for endpoint in {one for each in (forward.cluster, forward.local) for one in each if one.local}:
             rule = _itself(endpoint, forward.proto)
             self._dispatch.address(objects, family, dispatch.CLIENTS, endpoint.ip, rule)
+        if forward.health_port:
+            # Named by the Service, as all its ports bring the same rule.
+            self._dispatch.port(
+                objects,
+                family,
+                dispatch.HEALTH_PORTS,
+                TCP,
+                forward.health_port,
+                f"{forward.service} health check node port",
+                _LET_IN,
+            )
         return Fragment(Origin(forward.name, "service port"), objects)
 
     def _way_in(self, frontend: Frontend, picks: Picks, view: FamilyView) -> None:

@@ -46,10 +46,13 @@ from kubeway.planes.xtables.objects import (
 )
 from kubeway.planes.xtables.words import in_order
 from kubeway.program.program import Key, Object
-from kubeway.values import Prefix, Proto
+from kubeway.values import Prefix, Proto, show_addr
 
 _MASQUERADE: Final = Jump(MARK_MASQ)
 _FROM_HERE: Final = AddrType("src")
+
+Chances = tuple[tuple[Match, ...], ...]
+"""What each rule of a list asks, the protocol first."""
 
 
 class Picks:
@@ -60,6 +63,8 @@ class Picks:
         self.name = str(forward.name)
         self.proto = speaks(forward.proto)
         self.detector = view.family(forward.family).detector
+        # What each endpoint's rule is told by; of a large family that would be too much.
+        self.told = "" if view.family(forward.family).large else f"{self.name} -> "
 
     def cluster_ip(self, frontend: Frontend) -> str:
         """The chain for a cluster IP."""
@@ -133,9 +138,9 @@ class Picks:
         drawn: Iterable[Rule]
         if forward.affinity:
             front = front_of(frontend, forward.proto)
-            drawn = _sticky(endpoints, self.proto, forward.affinity, front)
+            drawn = _sticky(endpoints, self.proto, forward.affinity, front, self.told)
         else:
-            drawn = _drawn(endpoints, self.proto)
+            drawn = _drawn(endpoints, self.proto, self.told)
         return self._add("nat", chain, [*(first or ()), *drawn])
 
     def _add(self, table: TableName, chain: str, rules: list[Rule]) -> str:
@@ -144,25 +149,40 @@ class Picks:
         return chain
 
 
-def _drawn(endpoints: tuple[Endpoint, ...], proto: Protocol) -> list[Rule]:
+def _drawn(endpoints: tuple[Endpoint, ...], proto: Protocol, told: str) -> list[Rule]:
     chances = _chances(proto.proto, len(endpoints))
+    if told:
+        chances = _with_comments(chances, endpoints, told)
     return [
         Rule(chance, Dnat(endpoint.ip, endpoint.port))
         for chance, endpoint in zip(chances, endpoints, strict=True)
     ]
 
 
-def _sticky(endpoints: tuple[Endpoint, ...], proto: Protocol, seconds: int, front: str) -> Iterator[Rule]:
+def _sticky(
+    endpoints: tuple[Endpoint, ...], proto: Protocol, seconds: int, front: str, told: str
+) -> Iterator[Rule]:
     """First those clients whose endpoint is known; then draw, and know it."""
     lists = [list_of(front, endpoint) for endpoint in endpoints]
-    for name, endpoint in zip(lists, endpoints, strict=True):
-        yield Rule((proto, Recent(name, "update", seconds)), Dnat(endpoint.ip, endpoint.port))
-    for name, endpoint, chance in zip(lists, endpoints, _chances(proto.proto, len(lists)), strict=True):
+    known: Chances = ((proto,),) * len(lists)
+    chances = _chances(proto.proto, len(lists))
+    if told:
+        known, chances = (_with_comments(each, endpoints, told) for each in (known, chances))
+    for name, endpoint, first in zip(lists, endpoints, known, strict=True):
+        yield Rule((*first, Recent(name, "update", seconds)), Dnat(endpoint.ip, endpoint.port))
+    for name, endpoint, chance in zip(lists, endpoints, chances, strict=True):
         yield Rule((*chance, Recent(name, "set")), Dnat(endpoint.ip, endpoint.port))
 
 
+def _with_comments(chances: Chances, endpoints: tuple[Endpoint, ...], told: str) -> Chances:
+    return tuple(
+        (proto, Comment(told + show_addr(endpoint.ip, endpoint.port)), *rest)
+        for (proto, *rest), endpoint in zip(chances, endpoints, strict=True)
+    )
+
+
 @lru_cache(maxsize=256)
-def _chances(proto: Proto, count: int) -> tuple[tuple[Match, ...], ...]:
+def _chances(proto: Proto, count: int) -> Chances:
     """What each rule of a list of so many asks before it takes the packet."""
     protocol = speaks(proto)
     return tuple((protocol, _random(left)) if left > 1 else (protocol,) for left in range(count, 0, -1))

@@ -39,6 +39,7 @@ class NftablesMode:
     """`Mode` of the nftables plane. Pure; what it keeps is a memo of the last view's chains."""
 
     name: Final = "nftables"
+    large: Final = None
     planes: Final[Mapping[str, tuple[str, ...]]] = {PLANE: KINDS}
 
     def __init__(self) -> None:

@@ -8,9 +8,11 @@ match; the counter; the target. A run is read once, and known by its bytes ever 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from operator import itemgetter
 from sys import byteorder
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, cast
 
+from kubeway.errors import Malformed
 from kubeway.planes.xtables.exprs import mask_of, masquerade, raw
 from kubeway.planes.xtables.objects import (
     Accept,
@@ -40,11 +42,11 @@ from kubeway.planes.xtables.objects import (
     Source,
     Target,
 )
-from kubeway.planes.xtables.words import in_order, one_of, states_in_order
+from kubeway.planes.xtables.words import LAST_RANK, one_of, rank, states_in_order
 from kubeway.values import PROTO_NAMES, SCTP, TCP, UDP, Ip, Prefix, Proto
 from kubeway.wire import nftables as nf
 from kubeway.wire import xtables as wire
-from kubeway.wire.netlink import fields, need, read_be32, read_text
+from kubeway.wire.netlink import ATTR, fields, need, read_be32, read_text
 
 _ALL: Final = 0xFFFFFFFF
 _PORTS: Final = 0xFFFF
@@ -54,16 +56,14 @@ _RECENT_OPS: Final[dict[int, Literal["check", "update", "set"]]] = {
     wire.RECENT_UPDATE: "update",
 }
 
-# What an expression does in a run. By the attribute of its name, which the kernel sends first.
-_LOAD, _CHANGE, _COMPARE, _MATCH, _COUNT, _END = range(6)
+# What an expression does in a run. Told by the attribute of its name, which the kernel sends first.
+_LOAD, _CHANGE, _CLOSE, _MATCH, _COUNT, _END = range(6)
 _ROLES: Final = {
     wire.expression(name)[4:12]: role
     for name, role in {
         "payload": _LOAD,
         "meta": _LOAD,
         "bitwise": _CHANGE,
-        "cmp": _COMPARE,
-        "range": _COMPARE,
         "match": _MATCH,
         "counter": _COUNT,
         "immediate": _END,
@@ -80,59 +80,93 @@ class _Ports(NamedTuple):
     run: bytes
 
 
+_Placed = tuple[int, Match | _Ports | None]
+"""What a run asks (None: nothing), and where iptables prints that."""
+
+
 class RuleLift:
     """Reads the rules of one family. What runs say is kept as long as this is."""
 
     def __init__(self, family: Family) -> None:
         self.family: Family = family
-        self._said: dict[bytes, Match | _Ports | None] = {}
+        self._said: dict[bytes, _Placed] = {}
         self._targets: dict[bytes, Target | None] = {b"": None}
 
     def rule(self, expressions: bytes, userdata: bytes = b"") -> Rule:
         """The rule with these NFTA_RULE_EXPRESSIONS. Raises Malformed for bytes that are none."""
-        matches: list[Match] = []
-        proto: Proto | None = None
         said, targets = self._said, self._targets
-        runs, end = _runs(wire.split(expressions))
+        runs, end = _runs(expressions)
+        placed: list[_Placed] = []
         for run in runs:
-            try:
-                found = said[run]
-            except KeyError:
-                found = said[run] = _match(self.family, run)
-            if isinstance(found, Protocol):
-                proto = found.proto
-            elif isinstance(found, _Ports):
-                found = _dport(proto, found)
-            if found is not None:
-                matches.append(found)
-        if end not in targets:
-            targets[end] = _target(self.family, end)
+            one = said.get(run)
+            if one is None:
+                one = said[run] = _placed(_match(self.family, run))
+            placed.append(one)
         # iptables prints a comment of nf_tables, too: behind all others.
         if userdata and (words := nf.read_comment(nf.COMMENT_RULE, userdata)):
-            matches.append(Comment(words))
-        return Rule(in_order(matches), targets[end])
+            placed.append(_placed(Comment(words)))
+        if end not in targets:
+            targets[end] = _target(self.family, end)
+        if len(placed) > 1:
+            placed.sort(key=_rank)
+        return Rule(_matches(placed), targets[end])
 
 
-def _runs(elements: list[bytes]) -> tuple[list[bytes], bytes]:
+_rank = itemgetter(0)
+
+
+def _placed(match: Match | _Ports | None) -> _Placed:
+    return (rank(match) if isinstance(match, Match) else LAST_RANK), match
+
+
+def _matches(placed: list[_Placed]) -> tuple[Match, ...]:
+    matches: list[Match] = []
+    proto: Proto | None = None
+    for _, one in placed:
+        if type(one) is _Ports:
+            one = _dport(proto, one)
+        elif type(one) is Protocol:
+            proto = one.proto
+        if one is not None:
+            matches.append(cast(Match, one))
+    return tuple(matches)
+
+
+def _runs(expressions: bytes) -> tuple[list[bytes], bytes]:
     """The runs of a rule, and its target with whatever stands behind it; counters are left out."""
     runs: list[bytes] = []
-    run = b""
-    for at, element in enumerate(elements):
-        role = _ROLES.get(element[4:12])
-        if role == _COUNT:
-            continue
-        if run and role in (_LOAD, _MATCH, _END):
-            runs.append(run)
-            run = b""
-        if role == _END:
-            return runs, b"".join(e for e in elements[at:] if _ROLES.get(e[4:12]) != _COUNT)
-        run += element
-        if role not in (_LOAD, _CHANGE):
-            runs.append(run)
-            run = b""
-    if run:
-        runs.append(run)
+    roles, unpack = _ROLES.get, ATTR.unpack_from
+    begin = at = 0
+    end = len(expressions)
+    while at < end:
+        if end - at < 12:
+            raise Malformed(f"nf_tables: {end - at} bytes where an expression was expected")
+        size = unpack(expressions, at)[0]
+        then = at + (size + 3 & ~3)
+        if size < 12 or then > end:
+            raise Malformed(f"nf_tables: an expression of {size} bytes where {end - at} are left")
+        role = roles(expressions[at + 4 : at + 12], _CLOSE)
+        if role >= _MATCH or (role == _LOAD and begin != at):
+            # What stands before it ends here, whether it is whole or not.
+            if begin != at:
+                runs.append(expressions[begin:at])
+                begin = at
+            if role == _END:
+                return runs, _without_counters(expressions, at, then)
+        if role >= _CLOSE:
+            if role != _COUNT:
+                runs.append(expressions[begin:then])
+            begin = then
+        at = then
+    if begin != at:
+        runs.append(expressions[begin:])
     return runs, b""
+
+
+def _without_counters(expressions: bytes, at: int, then: int) -> bytes:
+    if then == len(expressions):
+        return expressions[at:]
+    return b"".join(e for e in wire.split(expressions[at:]) if _ROLES.get(e[4:12]) != _COUNT)
 
 
 # --- matches ---------------------------------------------------------------------------
@@ -143,7 +177,9 @@ class _Expression(NamedTuple):
     attrs: dict[int, memoryview]
 
     def number(self, kind: int) -> int | None:
-        return read_be32(self.attrs[kind]) if kind in self.attrs else None
+        """None if there is none, or it is none: another expression's attribute may be a name."""
+        value = self.attrs.get(kind, b"")
+        return read_be32(memoryview(value)) if len(value) == 4 else None
 
     def value(self, kind: int) -> bytes:
         """NFTA_DATA_VALUE of an attribute; b"" for a verdict, or nothing."""
@@ -156,8 +192,33 @@ def _read(element: bytes) -> _Expression:
     return _Expression(name, fields(attrs.get(wire.EXPR_DATA, b"")))
 
 
+# Most runs that are read for the first time are a comment, or a whole address; most targets a DNAT. Those
+# are known by what stands around the one thing that differs, and are cut out of it.
+_COMMENT: Final = wire.compat_head("match", "comment", 0, wire.COMMENT.size)
+_COMMENT_SIZE: Final = len(_COMMENT) + wire.COMMENT.size
+_DNAT: Final = wire.compat_head("target", "DNAT", 2, wire.DNAT.size)
+_DNAT_SIZE: Final = len(_DNAT) + wire.DNAT.size
+_SIZES: Final[dict[Family, int]] = {"ip": 4, "ip6": 16}
+_Side = type[Source] | type[Destination]
+_SIDES: Final[tuple[_Side, _Side]] = (Source, Destination)
+_ADDRESSES: Final[dict[Family, dict[bytes, tuple[_Side, bool]]]] = {
+    family: {
+        wire.payload(wire.NETWORK, at, size) + wire.cmp(op, bytes(size))[:-size]: (side, op == wire.NEQ)
+        for side, at in zip(_SIDES, wire.ADDRESS_AT[family], strict=True)
+        for op in (wire.EQ, wire.NEQ)
+    }
+    for family, size in _SIZES.items()
+}
+
+
 def _match(family: Family, run: bytes) -> Match | _Ports | None:
     """What a run asks; None if nothing."""
+    size = _SIZES[family]
+    if around := _ADDRESSES[family].get(run[:-size]):
+        side, invert = around
+        return side(Prefix(Ip(run[-size:]), size * 8), invert)
+    if len(run) == _COMMENT_SIZE and run.startswith(_COMMENT):
+        return Comment(wire.chars(run[len(_COMMENT) :]))
     first, *others = map(_read, wire.split(run))
     found: Match | _Ports | None = None
     if not others:
@@ -184,14 +245,13 @@ class _Compared(NamedTuple):
 def _native(
     family: Family, load: _Expression, others: list[_Expression], run: bytes
 ) -> Match | _Ports | None:
-    register = load.number(1)
-    compared = _compared(register, others) if register is not None else None
+    if load.name not in ("meta", "payload") or (register := load.number(1)) is None:
+        return None
+    compared = _compared(register, others)
     if compared is None:
         return None
-    if load.name == "meta" and 3 not in load.attrs:
+    if load.name == "meta":
         return _meta(load.number(2), compared)
-    if load.name != "payload":
-        return None
     match load.number(2), load.number(3), load.number(4):
         case (wire.NETWORK, int(at), int(size)):
             return _address(family, at, size, compared)
@@ -201,22 +261,27 @@ def _native(
             return None
 
 
-def _compared(register: int | None, others: list[_Expression]) -> _Compared | None:
-    mask: bytes | None = None
+def _compared(register: int, others: list[_Expression]) -> _Compared | None:
     *changes, last = others
-    if changes:
-        (change, *more) = changes
-        mask = change.value(4)
-        plain = not change.number(6) and not any(change.value(5)) and mask
-        if change.name != "bitwise" or more or not plain:
-            return None
-        if change.number(1) != register or change.number(2) != register:
-            return None
     op = last.number(2)
-    if last.number(1) != register or op is None or last.name not in ("cmp", "range"):
+    if last.name not in ("cmp", "range") or last.number(1) != register or op is None:
         return None
     low = last.value(3)
-    return _Compared(mask, op, low, last.value(4) if last.name == "range" else low)
+    high = last.value(4) if last.name == "range" else low
+    match changes:
+        case []:
+            return _Compared(None, op, low, high)
+        case [change] if _only_masks(change, register):
+            return _Compared(change.value(4), op, low, high)
+        case _:
+            return None
+
+
+def _only_masks(change: _Expression, register: int) -> bool:
+    """Whether this is `register & mask`, and that is all."""
+    if change.name != "bitwise" or change.number(1) != register or change.number(2) != register:
+        return False
+    return not change.number(6) and not any(change.value(5)) and bool(change.value(4))
 
 
 def _inverted(compared: _Compared) -> bool | None:
@@ -245,7 +310,7 @@ def _meta(key: int | None, compared: _Compared) -> Match | None:
 
 
 def _address(family: Family, at: int, size: int, compared: _Compared) -> Match | None:
-    invert, whole = _inverted(compared), 4 if family == "ip" else 16
+    invert, whole = _inverted(compared), _SIZES[family]
     if invert is None or at not in wire.ADDRESS_AT[family] or len(compared.low) != size or size > whole:
         return None
     length = size * 8
@@ -257,7 +322,7 @@ def _address(family: Family, at: int, size: int, compared: _Compared) -> Match |
     prefix = Prefix(ip, length)
     if not length or int.from_bytes(ip, "big") & (1 << whole * 8 - length) - 1:
         return None
-    return (Source if at == wire.ADDRESS_AT[family][0] else Destination)(prefix, invert)
+    return _SIDES[wire.ADDRESS_AT[family].index(at)](prefix, invert)
 
 
 def _ports(compared: _Compared, run: bytes) -> _Ports | None:
@@ -347,7 +412,7 @@ def _addrtype(family: Family, info: bytes) -> tuple[bool, Match | None]:
 
 
 def _recent(family: Family, info: bytes) -> tuple[bool, Match | None]:
-    whole = (b"\xff" * (4 if family == "ip" else 16)).ljust(16, b"\0")
+    whole = (b"\xff" * _SIZES[family]).ljust(16, b"\0")
     match wire.RECENT.read(info):
         case (seconds, 0, how, 0, name, wire.RECENT_SOURCE, mask) if mask == whole:
             op = _RECENT_OPS.get(how & ~wire.RECENT_REAP)
@@ -414,6 +479,8 @@ _MATCHES: Final[Mapping[tuple[str, int], _Reader]] = {
 
 
 def _target(family: Family, end: bytes) -> Target:
+    if len(end) == _DNAT_SIZE and end.startswith(_DNAT):
+        return _dnat(family, end[len(_DNAT) :]) or ForeignTarget(raw(end))
     elements = wire.split(end)
     found: Target | None = None
     if len(elements) == 1:
@@ -464,7 +531,7 @@ def _compat_target(family: Family, expression: _Expression) -> Target | None:
 
 def _dnat(family: Family, info: bytes) -> Target | None:
     """One address and one port. Ranges, and addresses alone, are not ours."""
-    size = 4 if family == "ip" else 16
+    size = _SIZES[family]
     match wire.DNAT.read(info):
         case (wire.NAT_IPS_AND_PORTS, first, last, port, end, 0) if first == last and port == end:
             return Dnat(Ip(first[:size]), port) if not any(first[size:]) else None

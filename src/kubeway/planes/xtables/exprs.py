@@ -5,8 +5,9 @@ First what the rule's head asks (interface, protocol, addresses), then the match
 counter, and the target. `lift` is the opposite.
 
 A comment is a compat match of 264 bytes, as iptables-nft writes it, and not a comment of nf_tables in the
-rule's userdata: iptables-save prints that one too, but behind all other matches, so rules would read back
-as others, and `iptables -D` would not find them.
+rule's userdata. iptables-save prints that one too, but behind all other matches: rules would read back as
+others, and `iptables -D` with the words they were meant to have would not find them. It would spare a
+tenth of the time the kernel takes.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ Most expressions occur in many rules, and each is read once (`exprlift`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Final, cast
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, cast
 
 from kubeway.errors import Malformed
 from kubeway.planes.xtables.exprlift import RuleLift
@@ -23,6 +23,7 @@ from kubeway.planes.xtables.ours import is_held, is_open, is_our_jump
 from kubeway.planes.xtables.text import TABLES
 from kubeway.program.program import Key, Object
 from kubeway.wire import nftables as nf
+from kubeway.wire import xtables as wire
 from kubeway.wire.netlink import (
     NLM_F_APPEND,
     NLM_F_MULTI,
@@ -34,8 +35,8 @@ from kubeway.wire.netlink import (
 )
 
 _FAMILIES: Final[dict[int, Family]] = {2: "ip", 10: "ip6"}
-_TABLE, _RULE_CHAIN, _HANDLE, _CHAIN_NAME, _CHAIN_HOOK, _EXPRESSIONS, _USERDATA = 1, 2, 3, 3, 4, 4, 7
-_NOTHING: Final = memoryview(b"")
+_HOOK: Final = 4  # NFTA_CHAIN_HOOK
+_NEWCHAIN, _NEWRULE = nf.kind(nf.NEWCHAIN), nf.kind(nf.NEWRULE)
 
 
 class _Table:
@@ -46,13 +47,10 @@ class _Table:
         self.table: TableName = table
         self.chains: dict[str, list[Rule]] = {}
         self.open: dict[str, list[Rule | None]] = {chain: [] for chain in open_chains(table)}
-        self.unhooked: set[str] = set()
 
-    def rules(self, chain: str) -> list[Rule] | list[Rule | None] | None:
+    def rules(self, chain: str) -> list[Rule | None] | None:
         """Where the rules of a chain go; None if they are not ours to know."""
-        if chain in self.unhooked:
-            return None
-        return self.open[chain] if chain in self.open else self.chains.get(chain)
+        return self.open[chain] if chain in self.open else cast(Any, self.chains.get(chain))
 
 
 def lift(messages: Iterable[Message]) -> dict[Key, Object]:
@@ -63,51 +61,69 @@ def lift(messages: Iterable[Message]) -> dict[Key, Object]:
     """
     lifts = {family: RuleLift(family) for family in _FAMILIES.values()}
     tables: dict[tuple[Family, str], _Table] = {
-        (family, table): _Table(family, table) for family in _FAMILIES.values() for table in TABLES
+        (family, table): _Table(family, table) for family in lifts for table in TABLES
     }
+    # Rules of one chain come together: how their messages begin, and where they go.
+    begin, at = b"?", 0
+    name, opened = "", False
+    rules: list[Rule | None] | None = None
+    read = lifts["ip"].rule
     for message in messages:
         if len(message.body) < 4 or message.kind >> 8 != nf.SUBSYSTEM:
             raise Malformed("nf_tables: a message that is none")
-        number = message.kind & 0xFF
-        family = _FAMILIES.get(message.body[0])
-        if family is None or number not in (nf.NEWCHAIN, nf.NEWRULE):
-            continue
-        attrs = fields(message.body[4:])
-        name = read_text(need(attrs, _TABLE, "a table's name"))
-        table = tables.get((family, name))
-        if table is None:
-            continue
-        if number == nf.NEWCHAIN:
-            chain = read_text(need(attrs, _CHAIN_NAME, "a chain's name"))
-            if is_unhooked(attrs, chain):
-                table.unhooked.add(chain)
-            elif is_held(name, chain):
-                table.chains.setdefault(chain, [])
-            continue
-        chain = read_text(need(attrs, _RULE_CHAIN, "a rule's chain"))
-        rules = table.rules(chain)
-        if rules is None:
-            continue
-        rule: Rule | None = _rule(lifts[family], attrs)
-        if is_open(name, chain) and not is_our_jump(name, cast(Rule, rule)):
-            rule = None
-        if message.flags & (NLM_F_APPEND | NLM_F_MULTI):
-            cast(list[Rule | None], rules).append(rule)
-        else:
-            cast(list[Rule | None], rules).insert(0, rule)
+        if message.kind == _NEWRULE:
+            body = bytes(message.body)
+            if not body.startswith(begin):
+                name, chain, at = wire.read_place(body)
+                begin = body[:at]
+                family = _FAMILIES.get(body[0])
+                table = tables.get((family, name)) if family else None
+                rules = table.rules(chain) if table else None
+                opened = is_open(name, chain)
+                read = lifts[family or "ip"].rule
+            if rules is None:
+                continue
+            rule: Rule | None = read(*wire.read_rule(body, at))
+            if opened and not is_our_jump(name, cast(Rule, rule)):
+                rule = None
+            # One that was to be inserted, not appended, goes in front; a dump is in order.
+            rules.insert(len(rules) if message.flags & (NLM_F_APPEND | NLM_F_MULTI) else 0, rule)
+        elif message.kind == _NEWCHAIN:
+            _chain(tables, message)
     objects: dict[Key, Object] = {}
     for one in tables.values():
         objects.update(held(one.family, one.table, one.chains, one.open))
     return objects
 
 
-def is_unhooked(chain: Mapping[int, memoryview], name: str) -> bool:
-    """Whether it only has the name of a built-in chain: no packet comes by, so a jump there is none."""
-    return name in BUILT_IN and _CHAIN_HOOK not in chain
+def _chain(tables: Mapping[tuple[Family, str], _Table], message: Message) -> None:
+    place = _place(message)
+    table = tables.get(place[:2]) if place else None
+    if table is not None and place is not None and is_held(place.table, place.chain):
+        table.chains.setdefault(place.chain, [])
 
 
-def _rule(lift: RuleLift, attrs: Mapping[int, memoryview]) -> Rule:
-    return lift.rule(bytes(attrs.get(_EXPRESSIONS, _NOTHING)), bytes(attrs.get(_USERDATA, _NOTHING)))
+def _place(message: Message) -> Place | None:
+    """Which chain a NEWCHAIN message tells of; None if it is one of another family."""
+    attrs = fields(message.body[4:])
+    family, table = _FAMILIES.get(message.body[0]), read_text(need(attrs, 1, "a table's name"))
+    chain = read_text(need(attrs, 3, "a chain's name"))
+    return Place(family, cast(TableName, table), chain) if family else None
+
+
+def places(messages: Iterable[Message]) -> Iterator[Place]:
+    """The chains in these NEWCHAIN messages in which there may be rules of ours."""
+    for message in messages:
+        place = _place(message)
+        if place is None or place.table not in TABLES or is_unhooked(message, place):
+            continue
+        if is_open(*place[1:]) or is_held(*place[1:]):
+            yield place
+
+
+def is_unhooked(message: Message, place: Place) -> bool:
+    """Whether this NEWCHAIN's chain only has the name of a built-in: no packet comes by."""
+    return place.chain in BUILT_IN and _HOOK not in fields(message.body[4:])
 
 
 def handles(messages: Iterable[Message], place: Place) -> dict[Key, int]:
@@ -118,9 +134,9 @@ def handles(messages: Iterable[Message], place: Place) -> dict[Key, int]:
     lift = RuleLift(place.family)
     for message in messages:
         attrs = fields(message.body[4:])
-        rule = _rule(lift, attrs)
+        rule = lift.rule(bytes(attrs.get(4, b"")), bytes(attrs.get(7, b"")))
         if not opened or is_our_jump(place.table, rule):
             rules.append(rule)
-            found.append(read_be64(need(attrs, _HANDLE, "a rule's handle")))
+            found.append(read_be64(need(attrs, 3, "a rule's handle")))
     keyed = (jumps if opened else branches)(*place, rules)
     return {key: handle for (key, _), handle in zip(keyed, found, strict=True)}

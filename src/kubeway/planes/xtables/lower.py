@@ -89,12 +89,18 @@ def asked(changes: Sequence[Change]) -> list[Place]:
     return list(places)
 
 
+def jumps_for(changes: Sequence[Change], program: Mapping[Key, Object]) -> dict[Key, Object]:
+    """All jumps that this program has in the open chains that these changes touch."""
+    touched = {place_of(change.key) for change in changes if change.key.kind == "jump"}
+    return {key: jump for place in touched for key, jump in _numbered(place, program)}
+
+
 def lower(
     changes: Sequence[Change], standing: Mapping[Place, Standing], wanted: Mapping[Key, Object]
 ) -> Parcels:
     """The messages of one transaction, without its begin and end.
 
-    `standing` tells of each chain that is `asked` for; `wanted` has all jumps that are to be.
+    `standing` tells of each chain that is `asked` for; `wanted` has the jumps that are to be (`jumps_for`).
     """
     parcels = Parcels()
     gone = _gone(changes)
@@ -173,7 +179,7 @@ def _jumps(
     wanted: Mapping[Key, Object],
 ) -> None:
     first = next(iter(changes.values()))
-    jumps = list(_wanted(place, wanted))
+    jumps = list(_numbered(place, wanted))
     if standing is None and jumps and place.chain in BUILT_IN:
         parcels.put(first, wire.new_built_in(*place))
     for key, handle in (standing or {}).items():
@@ -183,7 +189,7 @@ def _jumps(
         parcels.put_rules(changes.get(key, first), place, [jump], wire.INSERT)
 
 
-def _wanted(place: Place, wanted: Mapping[Key, Object]) -> Iterator[tuple[Key, Rule]]:
+def _numbered(place: Place, wanted: Mapping[Key, Object]) -> Iterator[tuple[Key, Rule]]:
     number = 1
     while (jump := wanted.get(key := jump_key(*place, number))) is not None:
         yield key, jump

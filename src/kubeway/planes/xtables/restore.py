@@ -28,6 +28,8 @@ from typing import Final, NamedTuple, cast
 from kubeway.planes.xtables.objects import (
     SHARED,
     Family,
+    Goto,
+    Jump,
     Rule,
     Rules,
     TableName,
@@ -63,12 +65,27 @@ class Commit(NamedTuple):
     def text(self) -> str:
         return "\n".join([*self.lines, ""])
 
+    @property
+    def growth(self) -> int:
+        """By how many entries, as the kernel counts them, the table grows."""
+        others = sum(_entries(change) for change in self.changes if change.key.kind != "jump")
+        return others + sum(
+            1 if line.startswith("-I") else -1
+            for line, owner in zip(self.lines, self.owners, strict=True)
+            if owner is not None and owner.key.kind == "jump"
+        )
+
     def halves(self) -> list[Commit]:
-        """The same by two commits, one after the other; itself if it is a single change."""
+        """The same by two commits, one after the other; itself if it is a single change.
+
+        Chains are led to before they are filled. So what the kernel refuses because of the hook it is
+        reached from is in the piece that is refused, and not the rule that leads there.
+        """
         middle = len(self.changes) // 2
         if not middle:
             return [self]
-        first, then = self.changes[:middle], self.changes[middle:]
+        changes = _from_the_hooks(self.changes)
+        first, then = changes[:middle], changes[middle:]
         both = (first, self.standing), (then, after_jumps(first, self.standing))
         made = (_commit(self.family, self.table, some, standing) for some, standing in both)
         return [commit for commit in made if commit is not None]
@@ -122,9 +139,46 @@ def commits(changes: Iterable[Change], before: Standing) -> dict[Family, list[Co
     return made
 
 
-def entries(changes: Iterable[Change]) -> int:
-    """By how many entries, as the kernel counts them, these changes make a table grow."""
-    return sum(map(_entries, changes))
+def _from_the_hooks(changes: Sequence[Change]) -> list[Change]:
+    """Empty chains first, then our jumps, then what is in a chain before what is in those it leads to."""
+    leads: dict[str, list[str]] = {}
+    for change in changes:
+        if change.key.kind in ("rules", "branch") and change.new is not None:
+            to = leads.setdefault(change.key.name[2], [])
+            to += (
+                rule.target.chain
+                for rule in (change.new.rules if isinstance(change.new, Rules) else (change.new,))
+                if isinstance(rule.target, Jump | Goto)
+            )
+    ranks = _ranks(leads)
+
+    def rank(change: Change) -> tuple[int, int]:
+        if change.verb == "del":
+            return 3, 0
+        if change.key.kind in ("chain", "jump"):
+            return int(change.key.kind == "jump"), 0
+        return 2, ranks[change.key.name[2]]
+
+    return sorted(changes, key=rank)
+
+
+def _ranks(leads: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Numbers by which a chain comes before all those it leads to."""
+    ranks: dict[str, int] = {}
+    seen: set[str] = set()
+    for start in leads:
+        way = [(start, iter(leads[start]))] if start not in seen else []
+        seen.add(start)
+        while way:
+            chain, rest = way[-1]
+            following = next((name for name in rest if name in leads and name not in seen), None)
+            if following is None:
+                ranks[chain] = -len(ranks)
+                way.pop()
+            else:
+                seen.add(following)
+                way.append((following, iter(leads[following])))
+    return ranks
 
 
 def _turns(
@@ -241,6 +295,7 @@ def _words(command: str, rule: Rule, family: Family) -> str:
 
 
 def _entries(change: Change) -> int:
+    """By how many entries a change of a chain, its rules or a branch makes the table grow."""
     if change.verb == "del" and is_shared(change.key, change.old):
         return 0
     if change.key.kind == "rules":

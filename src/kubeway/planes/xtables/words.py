@@ -80,6 +80,7 @@ _HEAD_RANKS: Final[dict[type[Match], int]] = {
     InInterface: _HEADS.index("-i"),
     Protocol: _HEADS.index("-p"),
 }
+LAST_RANK: Final = len(_HEADS)
 _VERDICTS: Final[dict[str, Target]] = {"ACCEPT": Accept(), "DROP": Drop(), "RETURN": Return()}
 
 
@@ -134,7 +135,7 @@ def in_order(matches: Sequence[Match]) -> tuple[Match, ...]:
     """
     kinds = tuple(map(type, matches))
     if ForeignMatch in kinds:
-        return tuple(sorted(matches, key=_rank))
+        return tuple(sorted(matches, key=rank))
     places = _places(kinds)
     return tuple(matches) if places is None else tuple([matches[place] for place in places])
 
@@ -142,23 +143,35 @@ def in_order(matches: Sequence[Match]) -> tuple[Match, ...]:
 @lru_cache(maxsize=1024)
 def _places(kinds: tuple[type[Match], ...]) -> tuple[int, ...] | None:
     """Which of them comes first, which next, and so on; None: they stand as they should."""
-    places = sorted(range(len(kinds)), key=lambda place: _HEAD_RANKS.get(kinds[place], len(_HEADS)))
+    places = sorted(range(len(kinds)), key=lambda place: _HEAD_RANKS.get(kinds[place], LAST_RANK))
     return None if places == sorted(places) else tuple(places)
 
 
-def _rank(match: Match) -> int:
+def rank(match: Match) -> int:
+    """Its place in that order; LAST_RANK for all that come behind the head."""
     if isinstance(match, ForeignMatch):
         head = next((word for word in match.words[:2] if word != "!"), "")
-        return _HEADS.index(head) if head in _HEADS else len(_HEADS)
-    return _HEAD_RANKS.get(type(match), len(_HEADS))
+        return _HEADS.index(head) if head in _HEADS else LAST_RANK
+    return _HEAD_RANKS.get(type(match), LAST_RANK)
 
 
 def show_rule(rule: Rule, family: Family) -> str:
     """`-p tcp -m comment --comment "shop/web:http" -m tcp --dport 80 -j KUBE-SVC-…`"""
-    words = [_SHOWN[type(match)](match, family) for match in in_order(rule.matches)]
-    if rule.target is not None:
-        words.append(_SHOWN[type(rule.target)](rule.target, family))
-    return " ".join(words)
+    matches, target = rule.matches, rule.target
+    # Rules that ask for no address are nearly all endpoints', and ask what those of other Services ask.
+    few = matches[:1] and type(matches[0]) is Protocol
+    asked = _show_few(matches, family) if few else _show_matches(matches, family)
+    if target is None:
+        return asked
+    told = _SHOWN[type(target)](target, family)
+    return f"{asked} {told}" if asked else told
+
+
+def _show_matches(matches: tuple[Match, ...], family: Family) -> str:
+    return " ".join([_SHOWN[type(match)](match, family) for match in in_order(matches)])
+
+
+_show_few = lru_cache(maxsize=1024)(_show_matches)
 
 
 # What is nearly never the same in two rules. By type, as a match statement over all of them takes twice the

@@ -1,0 +1,143 @@
+"""
+Ten thousand Services are loaded while others list the tables, take the lock and write rules of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Hashable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from kubeway.errors import KubewayError
+from kubeway.machines.aside import Aside
+from kubeway.model.forward import Endpoint, Forward, Frontend, ServicePortName
+from kubeway.model.node import Detector, FamilyView, NodeView
+from kubeway.modes.iptables import IPTABLES
+from kubeway.program.link import Linker
+from kubeway.program.program import Change, Fragment
+from kubeway.records import Record
+from kubeway.shell.dialects import lawful
+from kubeway.shell.leveller import Leveller
+from kubeway.shell.outfit import outfit
+from kubeway.values import TCP, Ip, parse_prefix
+from tests.kernel.netns import inside, needs_root
+
+pytestmark = [pytest.mark.kernel, needs_root]
+
+SERVICES, ENDPOINTS = 10_000, 5
+PATIENCE = 100.0
+PODS = 0x0A800000
+VIEW = NodeView(FamilyView(4, Detector("cidr", parse_prefix("10.128.0.0/10"))), FamilyView(6))
+TOOLS = {"nf_tables": "iptables-nft", "legacy": "iptables-legacy"}
+
+# Hold the lock most of the time, as somebody does who writes large tables.
+TAKER = """
+import fcntl, sys, time
+while True:
+    with open(sys.argv[1], "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        time.sleep(0.2)
+    time.sleep(0.02)
+"""
+
+
+def address(number: int) -> Ip:
+    return Ip(number.to_bytes(4, "big"))
+
+
+def forward(number: int) -> Forward:
+    first = PODS + number * ENDPOINTS
+    endpoints = tuple(Endpoint(address(first + n), 8080, n == 0) for n in range(ENDPOINTS))
+    frontend = Frontend("ClusterIP", address(0x0A600000 + number), 80)
+    name = ServicePortName("shop", f"s{number}", "http", TCP)
+    return Forward(name, 4, (frontend,), endpoints, endpoints[:1], usable=True, serving=endpoints)
+
+
+@contextmanager
+def hammered(tool: str, lock: Path) -> Iterator[None]:
+    """Others at work on the tables of this namespace, until the end of the `with`."""
+    busy = [
+        ["sh", "-c", f"while :; do {tool} -w 5 -t nat -L -n >/dev/null; done"],
+        ["sh", "-c", f"while :; do {tool} -w 5 -t filter -A OTHERS -j RETURN; sleep 0.1; done"],
+        [sys.executable, "-c", TAKER, str(lock)],
+    ]
+    subprocess.run([tool, "-w", "5", "-t", "filter", "-N", "OTHERS"], check=True)
+    started = [subprocess.Popen(words, stderr=subprocess.DEVNULL, start_new_session=True) for words in busy]
+    try:
+        yield
+        assert all(one.poll() is None for one in started), "one of them stopped hammering"
+    finally:
+        for one in started:
+            # With what it has started: the group is its own.
+            os.killpg(one.pid, signal.SIGKILL)
+            one.wait()
+
+
+class Node:
+    """The real planes of iptables mode, and all that levels them."""
+
+    def __init__(self, back_end: str) -> None:
+        self.heard: list[Record] = []
+        self.linker = Linker()
+        self.fit = outfit("iptables", self.linker, self.heard.append, back_end)
+        self.leveller = Leveller(
+            self.fit.mode,
+            self.fit.plane,
+            self.linker,
+            law=lawful,
+            base=(),
+            withdraw=self.withdraw,
+            aside=Aside[Hashable](),
+            record=self.heard.append,
+            clock=time.monotonic,
+        )
+
+    @staticmethod
+    def withdraw(names: object) -> list[Change]:
+        raise AssertionError(f"set aside: {names}")
+
+    def want(self, fragments: dict[Hashable, Fragment]) -> None:
+        self.leveller.keeper.desired(self.linker.update(dict(fragments)))
+
+    async def until_level(self) -> None:
+        end = time.monotonic() + PATIENCE
+        problem: KubewayError | None = None
+        while time.monotonic() < end:
+            problem = await self.leveller.level()
+            if problem is None and self.leveller.keeper.level:
+                return
+        raise AssertionError(problem)
+
+
+@pytest.mark.parametrize("back_end", TOOLS)
+def test_ten_thousand_services_load(back_end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = tmp_path / "xtables.lock"
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(lock))
+    fragments: dict[Hashable, Fragment] = {(): IPTABLES.base(VIEW)}
+    fragments.update(
+        ((one.name, one.family), IPTABLES.fragment(one, VIEW)) for one in map(forward, range(SERVICES))
+    )
+
+    async def load() -> None:
+        node = Node(back_end)
+        with closing(node.fit.plane):
+            with hammered(TOOLS[back_end], lock):
+                node.want(fragments)
+                await node.until_level()
+                # A change while they go on is in force, too.
+                more = forward(SERVICES)
+                node.want({(more.name, more.family): IPTABLES.fragment(more, VIEW)})
+                await node.until_level()
+            held = await node.fit.plane.read()
+        assert held.keys() == node.linker.objects.keys()
+        assert all(thing == node.linker.objects[key] for key, thing in held.items())
+
+    inside(lambda: asyncio.run(load()))
