@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import errno
 import shutil
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from kubeway.errors import BadInput, Refused, Unsupported
-from kubeway.planes.xtables.objects import Family
+from kubeway.planes.xtables.objects import Family, TableName
 from kubeway.shell import xtables_kernel, xtables_tools
 from kubeway.shell.netlink import NetlinkSocket
 from kubeway.shell.xtables_kernel import KernelTables
@@ -38,6 +39,9 @@ _CHAIN_TABLE, _CHAIN_NAME, _RULE_TABLE = 1, 3, 1
 _WORDS: Final[dict[str, BackEnd]] = {"nf_tables": "nf_tables", "nft": "nf_tables", "legacy": "legacy"}
 
 
+Present = Mapping[Family, Sequence[TableName]]
+
+
 class Choice(NamedTuple):
     """`why` is what a log line says of it."""
 
@@ -53,15 +57,22 @@ def forced(word: str, by: str) -> Choice:
 
 
 def detect() -> Choice:
-    """The back end this node uses, as far as it can be told. Needs CAP_NET_ADMIN."""
+    """The back end this node uses, as far as it can be told. Needs CAP_NET_ADMIN.
+
+    Who may not read the list of legacy tables, which is root's, may not write them either: to them these
+    tables are none.
+    """
     tables = KernelTables()
     try:
         with NetlinkSocket() as netlink:
             netlink.ask(wire.get_generation())
+            present = _present()
+            if present is None:
+                return _without_legacy(netlink)
             return (
                 _kubelet_in_nf_tables(netlink)
-                or _kubelet_in_legacy(tables)
-                or _more_rules(netlink, tables)
+                or _kubelet_in_legacy(tables, present)
+                or _more_rules(netlink, tables, present)
                 or _tool()
             )
     except Unsupported:
@@ -72,6 +83,24 @@ def detect() -> Choice:
         return Choice("legacy", "this kernel has no nf_tables")
     finally:
         tables.close()
+
+
+def _present() -> Present | None:
+    """The legacy tables of each family; None if we may not ask."""
+    try:
+        return {family: xtables_kernel.present(family) for family in _FAMILIES}
+    except Refused as error:
+        if error.errno != errno.EACCES:
+            raise
+        return None
+
+
+def _without_legacy(netlink: NetlinkSocket) -> Choice:
+    choice = _kubelet_in_nf_tables(netlink)
+    if choice is None and _rules_in_nf_tables(netlink, enough=1):
+        choice = Choice("nf_tables", "nf_tables holds iptables' rules")
+    back_end, why = choice or _tool()
+    return Choice(back_end, f"{why}; only root can see what the legacy tables hold")
 
 
 def _kubelet_in_nf_tables(netlink: NetlinkSocket) -> Choice | None:
@@ -88,10 +117,10 @@ def _kubelet_in_nf_tables(netlink: NetlinkSocket) -> Choice | None:
     return None
 
 
-def _kubelet_in_legacy(tables: KernelTables) -> Choice | None:
+def _kubelet_in_legacy(tables: KernelTables, present: Present) -> Choice | None:
     """Kubelet's canary is in every table, and may have been lost in one of them."""
-    for family in _FAMILIES:
-        for table in sorted(xtables_kernel.present(family), key=lambda name: name != _HINT_TABLE):
+    for family, names in present.items():
+        for table in sorted(names, key=lambda name: name != _HINT_TABLE):
             made = set(xtables_kernel.chains(family, tables.entries(family, table)[1]))
             for chain in _HINTS:
                 if chain in made:
@@ -103,11 +132,11 @@ def _kubelet_has(chain: str, table: str, family: Family, where: str) -> str:
     return f"kubelet's chain {chain} is in {where} ({table}, {family})"
 
 
-def _more_rules(netlink: NetlinkSocket, tables: KernelTables) -> Choice | None:
+def _more_rules(netlink: NetlinkSocket, tables: KernelTables, present: Present) -> Choice | None:
     legacy = sum(
         xtables_kernel.rules(family, *tables.entries(family, table))
-        for family in _FAMILIES
-        for table in xtables_kernel.present(family)
+        for family, names in present.items()
+        for table in names
     )
     newer = _rules_in_nf_tables(netlink, enough=max(1, legacy))
     if legacy > newer:

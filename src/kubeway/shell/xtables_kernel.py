@@ -39,7 +39,10 @@ Place = tuple[Family, TableName]
 
 
 def present(family: Family) -> list[TableName]:
-    """Those of filter, nat and mangle that are there in this thread's network namespace."""
+    """Those of filter, nat and mangle that are there in this thread's network namespace.
+
+    Refused with EACCES if we are neither root nor may read what is root's.
+    """
     path = f"/proc/thread-self/net/{_FAMILIES[family].names}"
     try:
         with open(path) as file:

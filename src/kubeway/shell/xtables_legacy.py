@@ -29,6 +29,7 @@ from kubeway.planes.xtables.shared import asked_for
 from kubeway.planes.xtables.text import parse
 from kubeway.program.program import Change, Key, Object, Origin
 from kubeway.shell import xtables_lock, xtables_tools
+from kubeway.shell.privilege import need_net_raw
 from kubeway.shell.xtables_kernel import KernelTables, Place, digest, present
 from kubeway.shell.xtables_tools import Failure
 from kubeway.wire.ip_tables import Info
@@ -56,7 +57,8 @@ class XtLegacyPlane:
     by it, and errors name its objects. `patience`: seconds for which the xtables lock is waited for, by
     us, and once more by the tool. `timeout`: seconds after which a tool is stopped.
 
-    Unsupported if the tools are missing. Needs CAP_NET_ADMIN, and CAP_NET_RAW for the tools.
+    Unsupported if the tools are missing, or what they need beside CAP_NET_ADMIN: CAP_NET_RAW, and a lock
+    that may be opened.
     """
 
     verify: Final = 60.0
@@ -71,6 +73,8 @@ class XtLegacyPlane:
         patience: float = _PATIENCE,
         timeout: float = _TIMEOUT,
     ) -> None:
+        need_net_raw()
+        xtables_lock.need()
         self.origin = origin
         self.program: Mapping[Key, Object] = {} if program is None else program
         self._record, self._patience, self._timeout = record, patience, timeout

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from kubeway.errors import Lost
+from kubeway.errors import Lost, Unsupported
 from kubeway.shell import clock
 
 _PATH: Final = "/run/xtables.lock"
@@ -29,12 +29,25 @@ def path() -> str:
     return os.environ.get("XTABLES_LOCKFILE") or _PATH
 
 
+def need() -> None:
+    """Unsupported if this process is not allowed to hold the lock: no waiting cures that."""
+    try:
+        os.close(_open())
+    except PermissionError as error:
+        raise Unsupported(
+            f"the xtables lock {path()} cannot be opened: {error.strerror}; it is held by who writes the "
+            "legacy iptables: run as root, if without root's other powers"
+        ) from error
+    except OSError:
+        pass  # who writes will say so, and try again
+
+
 @contextmanager
 def locked(patience: float) -> Iterator[tuple[bool, float]]:
     """Whether the lock was had within so many seconds, and how many that took. Lost if there can be none."""
     began = clock.monotonic()
     try:
-        file = os.open(path(), os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        file = _open()
     except OSError as error:
         raise Lost(f"the xtables lock {path()} cannot be opened: {error.strerror}") from error
     try:
@@ -43,6 +56,10 @@ def locked(patience: float) -> Iterator[tuple[bool, float]]:
         yield had, clock.monotonic() - began
     finally:
         os.close(file)
+
+
+def _open() -> int:
+    return os.open(path(), os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def _try(file: int) -> bool:

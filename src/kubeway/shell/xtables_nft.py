@@ -16,7 +16,7 @@ from typing import Final
 
 from kubeway.errors import Refused, Stale
 from kubeway.planes.xtables.describe import describe
-from kubeway.planes.xtables.lift import handles, lift, places
+from kubeway.planes.xtables.lift import handles, is_unhooked, lift, places
 from kubeway.planes.xtables.lower import (
     FAMILIES,
     Parcels,
@@ -39,6 +39,7 @@ from kubeway.wire.netlink import Ack, Message, fields, need, read_be32, text
 from kubeway.wire.nfnetlink import Batch
 
 _READ_TRIES: Final = 10
+_UNHOOKED: Final = "somebody made a chain of this name that is at no hook, as iptables' own is; remove it"
 
 
 class XtNftPlane:
@@ -104,10 +105,13 @@ class XtNftPlane:
         raise Stale("the ruleset changed while it was read, ten times in a row")
 
     def _standing(self, place: Place) -> Standing:
-        """What is in one chain; None if there is no such chain."""
+        """What is in one chain; None if there is no such chain. Refused if packets cannot come by."""
         family, table, chain = place
+        names = text(1, table) + text(3, chain)
         try:
-            self._socket.ask(wire.get(wire.GETCHAIN, family, text(1, table), text(3, chain), dump=False))
+            told = self._socket.ask(wire.get(wire.GETCHAIN, family, names, dump=False))
+            if is_unhooked(told, place):
+                raise Refused(_UNHOOKED, errno.EEXIST, f"rules in chain {chain} of table {table} ({family})")
             return handles(self._rules(place), place)
         except Refused as error:
             if error.errno != errno.ENOENT:

@@ -18,7 +18,7 @@ from kubeway.errors import Malformed
 from kubeway.planes.xtables.exprlift import RuleLift
 from kubeway.planes.xtables.held import branches, held, jumps, open_chains
 from kubeway.planes.xtables.lower import Place
-from kubeway.planes.xtables.objects import Family, Rule, TableName
+from kubeway.planes.xtables.objects import BUILT_IN, Family, Rule, TableName
 from kubeway.planes.xtables.ours import is_held, is_open, is_our_jump
 from kubeway.planes.xtables.text import TABLES
 from kubeway.program.program import Key, Object
@@ -35,6 +35,7 @@ from kubeway.wire.netlink import (
 )
 
 _FAMILIES: Final[dict[int, Family]] = {2: "ip", 10: "ip6"}
+_HOOK: Final = 4  # NFTA_CHAIN_HOOK
 _NEWCHAIN, _NEWRULE = nf.kind(nf.NEWCHAIN), nf.kind(nf.NEWRULE)
 
 
@@ -112,9 +113,17 @@ def _place(message: Message) -> Place | None:
 
 def places(messages: Iterable[Message]) -> Iterator[Place]:
     """The chains in these NEWCHAIN messages in which there may be rules of ours."""
-    for place in map(_place, messages):
-        if place and place.table in TABLES and (is_open(*place[1:]) or is_held(*place[1:])):
+    for message in messages:
+        place = _place(message)
+        if place is None or place.table not in TABLES or is_unhooked(message, place):
+            continue
+        if is_open(*place[1:]) or is_held(*place[1:]):
             yield place
+
+
+def is_unhooked(message: Message, place: Place) -> bool:
+    """Whether this NEWCHAIN's chain only has the name of a built-in: no packet comes by."""
+    return place.chain in BUILT_IN and _HOOK not in fields(message.body[4:])
 
 
 def handles(messages: Iterable[Message], place: Place) -> dict[Key, int]:
