@@ -12,6 +12,7 @@ import asyncio
 import errno
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Final
 
 from kubeway import records
@@ -215,16 +216,16 @@ class XtLegacyPlane:
     def _load(self, family: Family, some: Sequence[Commit]) -> Failure | None:
         """Load the commits in order, up to the first that fails."""
         tools = self._tools[family]
-        text = "".join(commit.text for commit in some)
+        pieces = chain.from_iterable(commit.pieces() for commit in some)
         with xtables_lock.locked(self._patience) as (had, seconds):
             self._waits.append(seconds)
             if not tools.waits:
                 # A tool that does not know the lock is run under ours.
                 if not had:
                     raise self._locked()
-                return xtables_tools.run([tools.restore, "--noflush"], text, self._timeout)[1]
+                return xtables_tools.run([tools.restore, "--noflush"], pieces, self._timeout)[1]
         words = [tools.restore, "-w", str(max(1, round(self._patience))), "--noflush"]
-        failed = xtables_tools.run(words, text, self._timeout)[1]
+        failed = xtables_tools.run(words, pieces, self._timeout)[1]
         if failed and failed.status == xtables_tools.LOCKED:
             raise self._locked()
         return failed

@@ -8,10 +8,14 @@ how they tell which line they stumbled over; what stood in that line it need not
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import shutil
 import subprocess
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -25,6 +29,9 @@ LOCKED: Final = 4
 
 _WAITS: Final = (1, 6, 2)
 """Since this version iptables-restore takes the xtables lock, and waits for it if told to."""
+
+_ROOM: Final = 1 << 20
+"""Bytes of a pipe, and as much as everybody may ask for (fs.pipe-max-size)."""
 
 _NAMES: Final[dict[Family, str]] = {"ip": "iptables", "ip6": "ip6tables"}
 _VERSION: Final = re.compile(r"v(\d+)\.(\d+)(?:\.(\d+))?[^(\n]*(?:\((\w+)\))?", re.ASCII)
@@ -106,26 +113,55 @@ def version(path: str) -> tuple[tuple[int, int, int], BackEnd] | None:
     return (int(major), int(minor), int(patch or 0)), "nf_tables" if back_end == "nf_tables" else "legacy"
 
 
-def run(words: list[str], text: str = "", timeout: float = 300) -> tuple[str, Failure | None]:
-    """What a tool tells, and how it failed if it did. Lost if it does not start, or does not end in time."""
+def run(words: list[str], pieces: Iterable[str] = (), timeout: float = 300) -> tuple[str, Failure | None]:
+    """What a tool that is told these pieces says, and how it failed if it did.
+
+    Pieces that are made as they are asked for are made while the tool reads those before.
+
+    Lost if it does not start, or does not end in time.
+    """
     name = Path(words[0]).name
     try:
-        done = subprocess.run(  # noqa: S603 (a path that `which` found, and words of ours)
+        process = subprocess.Popen(  # noqa: S603 (a path that `which` found, and words of ours)
             words,
-            input=text.encode(errors="surrogateescape"),
-            capture_output=True,
-            timeout=timeout,
-            check=False,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env={**os.environ, "LC_ALL": "C"},
         )
-    except subprocess.TimeoutExpired:
-        raise Lost(f"{name} did not end within {timeout:g} s and was stopped") from None
     except OSError as error:
         raise Lost(f"{words[0]} does not start: {error.strerror}") from error
-    told = done.stdout.decode(errors="surrogateescape")
-    if not done.returncode:
-        return told, None
-    return told, failure(done.returncode, done.stderr.decode(errors="replace"))
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        process.kill()
+
+    timer = threading.Timer(timeout, stop)
+    timer.start()
+    try:
+        with process:
+            _feed(process, pieces)
+            told, said = process.communicate()
+    finally:
+        timer.cancel()
+    if late.is_set():
+        raise Lost(f"{name} did not end within {timeout:g} s and was stopped")
+    shown = told.decode(errors="surrogateescape")
+    if not process.returncode:
+        return shown, None
+    return shown, failure(process.returncode, said.decode(errors="replace"))
+
+
+def _feed(process: subprocess.Popen[bytes], pieces: Iterable[str]) -> None:
+    assert process.stdin is not None
+    with suppress(OSError):
+        # With more room, the tool and we wait for each other less often.
+        fcntl.fcntl(process.stdin, fcntl.F_SETPIPE_SZ, _ROOM)
+    with suppress(BrokenPipeError):  # it has ended, and says why
+        for piece in pieces:
+            process.stdin.write(piece.encode(errors="surrogateescape"))
+        process.stdin.flush()
 
 
 def failure(status: int, said: str) -> Failure:

@@ -22,8 +22,9 @@ Source: iptables/iptables-restore.c and libiptc of iptables 1.8.9.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple, cast
+from typing import Final, cast
 
 from kubeway.planes.xtables.objects import (
     SHARED,
@@ -44,26 +45,66 @@ FAMILIES: Final[tuple[Family, ...]] = ("ip", "ip6")
 Standing = Mapping[Key, Rule]
 """Our jumps as they stand now, in the chains that a write touches."""
 
+_PIECE: Final = 2000
+"""Lines that are spelled at once: some 200 kB."""
+
 _CHAIN_ENTRIES: Final = 2
 """What the kernel counts for a chain without rules: its head, and the end that returns."""
 
 
-class Commit(NamedTuple):
+class Commit:
     """One table's lines, and beside each the change it is for; None for `*table` and COMMIT.
 
-    `changes` are those it makes, `standing` our jumps before it.
+    `changes` are those it makes, `standing` our jumps before it. The lines are made as they are asked for.
     """
 
-    family: Family
-    table: TableName
-    lines: list[str]
-    owners: list[Change | None]
-    changes: Sequence[Change]
-    standing: Standing
+    def __init__(
+        self,
+        family: Family,
+        table: TableName,
+        changes: Sequence[Change],
+        standing: Standing,
+        told: Iterator[tuple[str, Change]],
+    ) -> None:
+        self.family, self.table, self.changes, self.standing = family, table, changes, standing
+        self._lines: list[str] = [f"*{table}"]
+        self._owners: list[Change | None] = [None]
+        self._told: Iterator[tuple[str, Change]] | None = told
+
+    @property
+    def lines(self) -> list[str]:
+        for _ in self.pieces():
+            pass
+        return self._lines
+
+    @property
+    def owners(self) -> list[Change | None]:
+        for _ in self.pieces():
+            pass
+        return self._owners
 
     @property
     def text(self) -> str:
-        return "\n".join([*self.lines, ""])
+        return "".join(self.pieces())
+
+    def pieces(self) -> Iterator[str]:
+        """The text as it is made, so that the tool reads one piece while the next is spelled."""
+        said = 0
+        while said < len(self._lines) or self._told is not None:
+            if self._told is not None:
+                self._spell(_PIECE)
+            yield "\n".join([*self._lines[said:], ""])
+            said = len(self._lines)
+
+    def _spell(self, count: int) -> None:
+        assert self._told is not None
+        some = list(itertools.islice(self._told, count))
+        self._lines += [line for line, _ in some]
+        self._owners += [change for _, change in some]
+        if len(some) < count:
+            self._told = None
+            self._lines.append("COMMIT")
+            self._owners.append(None)
 
     @property
     def growth(self) -> int:
@@ -202,16 +243,9 @@ def _turns(
 
 def _commit(family: Family, table: TableName, changes: Sequence[Change], before: Standing) -> Commit | None:
     """None if nothing is to be done for these changes."""
-    lines: list[str] = [f"*{table}"]
-    owners: list[Change | None] = [None]
-    for line, change in _lines(family, table, changes, before):
-        lines.append(line)
-        owners.append(change)
-    if len(lines) == 1:
-        return None
-    lines.append("COMMIT")
-    owners.append(None)
-    return Commit(family, table, lines, owners, changes, before)
+    told = _lines(family, table, changes, before)
+    first = next(told, None)
+    return None if first is None else Commit(family, table, changes, before, itertools.chain([first], told))
 
 
 def _lines(
