@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubeway.errors import Malformed
-from kubeway.wire import xtables as x
+from kubeway.wire import ip_tables as x
 
 
 def entry(layout: x.Layout, target: bytes, matches: bytes = b"", packets: int = 0) -> bytes:
