@@ -26,5 +26,5 @@ def test_as_text() -> None:
 
 def test_its_laws_are_those_of_a_plane() -> None:
     plane = MemoryPlane(sysctl, {KEY: Value("0")})
-    plane.edit(sysctl.lawful(list(diff(plane.objects, PROGRAM)), PROGRAM))
+    plane.edit(list(diff(plane.objects, PROGRAM)))
     assert plane.objects == PROGRAM

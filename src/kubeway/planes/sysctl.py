@@ -10,7 +10,7 @@ came to rely on ours, nobody knows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from msgspec import Struct
@@ -79,12 +79,3 @@ def place(key: Key) -> Key | None:
 def references(key: Key, obj: Object) -> Iterator[Key]:
     """The objects that this one names: none."""
     yield from ()
-
-
-def outgrown(key: Key, number: int) -> Key | None:
-    """What to make anew if a change was refused with this errno: nothing."""
-    return None
-
-
-def lawful(changes: Sequence[Change], desired: Mapping[Key, Object]) -> list[Change]:
-    return list(changes)

@@ -21,8 +21,9 @@ from kubeway.planes.nft.objects import TABLE, Alien, Family, Set, table_key
 from kubeway.program.program import Change, Key, Object, Origin
 from kubeway.shell.netlink import NetlinkSocket
 from kubeway.shell.netlink import describe as failure
+from kubeway.shell.ruleset import generation
 from kubeway.wire import nftables as wire
-from kubeway.wire.netlink import Ack, Message, fields, need, read_be32, text
+from kubeway.wire.netlink import Ack, Message, fields, text
 from kubeway.wire.nfnetlink import Batch
 
 _FAMILIES: Final[tuple[Family, ...]] = ("ip", "ip6")
@@ -54,8 +55,7 @@ class NftPlane:
 
     def generation(self) -> int:
         """The number of the ruleset's last commit, by anybody (7 us)."""
-        reply = self._socket.ask(wire.get_generation())
-        return read_be32(need(fields(reply.body[4:]), 1, "the generation"))
+        return generation(self._socket)
 
     # --- reading ----------------------------------------------------------------------
 

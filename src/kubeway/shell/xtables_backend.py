@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from kubeway.errors import BadInput, Refused, Unsupported
-from kubeway.planes.xtables.objects import Family, TableName
+from kubeway.planes.xtables.objects import FAMILIES, Family, TableName
 from kubeway.shell import xtables_kernel, xtables_tools
 from kubeway.shell.netlink import NetlinkSocket
 from kubeway.shell.xtables_kernel import KernelTables
@@ -25,7 +25,6 @@ from kubeway.shell.xtables_tools import BackEnd
 from kubeway.wire import nftables as wire
 from kubeway.wire.netlink import text
 
-_FAMILIES: Final[tuple[Family, ...]] = ("ip", "ip6")
 _HINTS: Final = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
 _HINT_TABLE: Final = "mangle"
 _TABLES: Final = ("nat", "filter", "mangle", "raw", "security")
@@ -88,7 +87,7 @@ def detect() -> Choice:
 def _present() -> Present | None:
     """The legacy tables of each family; None if we may not ask."""
     try:
-        return {family: xtables_kernel.present(family) for family in _FAMILIES}
+        return {family: xtables_kernel.present(family) for family in FAMILIES}
     except Refused as error:
         if error.errno != errno.EACCES:
             raise
@@ -104,7 +103,7 @@ def _without_legacy(netlink: NetlinkSocket) -> Choice:
 
 
 def _kubelet_in_nf_tables(netlink: NetlinkSocket) -> Choice | None:
-    for family in _FAMILIES:
+    for family in FAMILIES:
         for chain in _HINTS:
             names = text(_CHAIN_TABLE, _HINT_TABLE) + text(_CHAIN_NAME, chain)
             try:
@@ -150,7 +149,7 @@ def _rules_in_nf_tables(netlink: NetlinkSocket, enough: int) -> int:
     """How many rules there are in iptables' tables; it stops counting where there are enough."""
     count = 0
     for table in _TABLES:
-        for family in _FAMILIES:
+        for family in FAMILIES:
             try:
                 for _ in netlink.stream(wire.get(wire.GETRULE, family, text(_RULE_TABLE, table))):
                     count += 1

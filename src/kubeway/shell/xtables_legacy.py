@@ -18,9 +18,8 @@ from typing import Final
 from kubeway import records
 from kubeway.errors import Lost, Refused, Unsupported
 from kubeway.planes.xtables.describe import describe
-from kubeway.planes.xtables.objects import KINDS, Family, TableName, rules_key
+from kubeway.planes.xtables.objects import FAMILIES, KINDS, Family, TableName, rules_key
 from kubeway.planes.xtables.restore import (
-    FAMILIES,
     Commit,
     Standing,
     commits,

@@ -18,7 +18,6 @@ from kubeway.errors import Refused, Stale
 from kubeway.planes.xtables.describe import describe
 from kubeway.planes.xtables.lift import handles, is_unhooked, lift, places
 from kubeway.planes.xtables.lower import (
-    FAMILIES,
     Parcels,
     Place,
     Standing,
@@ -29,13 +28,14 @@ from kubeway.planes.xtables.lower import (
     place_of,
     removable,
 )
-from kubeway.planes.xtables.objects import Rules
+from kubeway.planes.xtables.objects import FAMILIES, Rules
 from kubeway.planes.xtables.text import TABLES
 from kubeway.program.program import Change, Key, Object, Origin
 from kubeway.shell.netlink import NetlinkSocket
 from kubeway.shell.netlink import describe as failure
+from kubeway.shell.ruleset import generation
 from kubeway.wire import nftables as wire
-from kubeway.wire.netlink import Ack, Message, fields, need, read_be32, text
+from kubeway.wire.netlink import Ack, Message, text
 from kubeway.wire.nfnetlink import Batch
 
 _READ_TRIES: Final = 10
@@ -63,8 +63,7 @@ class XtNftPlane:
 
     def generation(self) -> int:
         """The number of the ruleset's last commit, by anybody (7 us)."""
-        reply = self._socket.ask(wire.get_generation())
-        return read_be32(need(fields(reply.body[4:]), 1, "the generation"))
+        return generation(self._socket)
 
     # --- reading ----------------------------------------------------------------------
 

@@ -11,12 +11,12 @@ Source: iptables-restore 1.8.9 with both back ends; each law was tried on kernel
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 from kubeway.planes.xtables.objects import PLANE, Goto, Jump, Rule, Rules
 from kubeway.planes.xtables.ours import is_held
-from kubeway.program.program import Change, Key, Object
+from kubeway.program.program import Key, Object
 
 RIGID: Final[frozenset[str]] = frozenset()
 """Kinds whose objects cannot be changed in place: none."""
@@ -40,13 +40,3 @@ def references(key: Key, obj: Object) -> Iterator[Key]:
     for rule in rules:
         if isinstance(rule.target, Jump | Goto) and is_held(table, rule.target.chain):
             yield Key(PLANE, "chain", (family, table, rule.target.chain))
-
-
-def outgrown(key: Key, number: int) -> Key | None:
-    """What to make anew if a change of `key` was refused with this errno: nothing has a size here."""
-    return None
-
-
-def lawful(changes: Sequence[Change], desired: Mapping[Key, Object]) -> list[Change]:
-    """The same end by changes the kernel takes: these very changes, since nothing is rigid."""
-    return changes if isinstance(changes, list) else list(changes)

@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 from kubeway.planes.xtables.exprs import RuleLower
 from kubeway.planes.xtables.objects import (
     BUILT_IN,
+    FAMILIES,
     SHARED,
     Family,
     Goto,
@@ -31,7 +32,6 @@ from kubeway.program.program import Change, Key, Object
 from kubeway.wire import nftables as nf
 from kubeway.wire import xtables as wire
 
-FAMILIES: Final[tuple[Family, ...]] = ("ip", "ip6")
 NO_HANDLE: Final = 0
 """No rule has it, so the kernel refuses what asks for it (ENOENT)."""
 

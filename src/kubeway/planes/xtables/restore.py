@@ -27,6 +27,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, cast
 
 from kubeway.planes.xtables.objects import (
+    FAMILIES,
     SHARED,
     Family,
     Goto,
@@ -39,8 +40,6 @@ from kubeway.planes.xtables.objects import (
 from kubeway.planes.xtables.shared import is_shared
 from kubeway.planes.xtables.words import show_rule
 from kubeway.program.program import Change, Key, Object
-
-FAMILIES: Final[tuple[Family, ...]] = ("ip", "ip6")
 
 Standing = Mapping[Key, Rule]
 """Our jumps as they stand now, in the chains that a write touches."""
