@@ -184,6 +184,30 @@ def test_endpoints_are_told_by_comments_unless_they_are_many(affinity: str) -> N
             assert any(rule.startswith(draw) and said in rule for rule in rules)
 
 
+def test_comments_are_no_longer_than_the_kernel_keeps_them() -> None:
+    """Names in manifests may have 253 letters each; a comment that is cut by others would be a difference."""
+    name = f"{'a' * 253}/{'b' * 250}:{'c' * 253}"
+    more = {"type": "LoadBalancer", "loadBalancerSourceRanges": ["192.0.2.0/24"], "ingress": ["198.51.100.2"]}
+    w = world(
+        service_docs(
+            name,
+            node_port=30080,
+            externalTrafficPolicy="Local",
+            healthCheckNodePort=31000,
+            sessionAffinity="ClientIP",
+            **more,
+        )
+    )
+    lengths = [
+        len(match.text)
+        for thing in program(w).values()
+        for rule in (thing.rules if isinstance(thing, Rules) else (thing,) if isinstance(thing, Rule) else ())
+        for match in rule.matches
+        if isinstance(match, Comment)
+    ]
+    assert max(lengths) == 255
+
+
 @given(worlds())
 def test_the_kernel_could_take_it(w: World) -> None:
     """Names are short enough, what is named is there, and no way through it is too deep."""

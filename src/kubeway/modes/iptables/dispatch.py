@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from kubeway.modes.iptables.layout import CHAIN, hashed, proto_word, speaks, to_address, to_port
+from kubeway.modes.iptables.layout import CHAIN, hashed, note, proto_word, speaks, to_address, to_port
 from kubeway.planes.xtables.objects import (
     BRANCHING,
-    Comment,
     Destination,
     Dport,
     Family,
@@ -111,7 +110,7 @@ class Dispatch:
             rule = Rule((whole, protocol, block), Jump(child))
             _branch(objects, family, tree, chain, rule, child)
             chain = child
-        rule = Rule((whole, protocol, to_port(proto, port), Comment(comment)), target)
+        rule = Rule((whole, protocol, to_port(proto, port), note(comment)), target)
         objects[branch_key(family, tree.table, chain, rule)] = rule
 
     def port(
@@ -133,7 +132,7 @@ class Dispatch:
             rule = Rule((protocol, block), Goto(child))
             _branch(objects, family, tree, chain, rule, child)
             chain = child
-        rule = Rule((protocol, to_port(proto, port), Comment(comment)), target)
+        rule = Rule((protocol, to_port(proto, port), note(comment)), target)
         objects[branch_key(family, tree.table, chain, rule)] = rule
 
     def _at_address(self, objects: dict[Key, Object], family: Family, tree: Tree, ip: Ip) -> str:
