@@ -119,7 +119,7 @@ class XtLegacyPlane:
         return asked_for(objects, self.program)
 
     def _read_table(self, family: Family, table: TableName) -> dict[Key, Object]:
-        same = digest(family, self._kernel.entries(family, table)[1])
+        same = self._digest(family, table)
         known = self._read.get((family, table))
         if known is not None and known[0] == same:
             return known[1]
@@ -129,8 +129,14 @@ class XtLegacyPlane:
         for key, thing in objects.items():
             if (held := wanted(key)) == thing:
                 objects[key] = held
-        self._read[family, table] = same, objects
+        # What others changed in between, and then took back, would be found there at each read to come.
+        if self._digest(family, table) == same:
+            self._read[family, table] = same, objects
         return objects
+
+    def _digest(self, family: Family, table: TableName) -> bytes:
+        """By this the table can be told to be the same, but for its counters."""
+        return digest(family, self._kernel.entries(family, table)[1])
 
     def _save(self, family: Family, table: str) -> str:
         save = self._tools[family].save
