@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from kubeway.model.forward import Forward
 from kubeway.model.packet import DROP, REJECT
-from kubeway.modes.iptables import IPTABLES, IptablesMode
+from kubeway.modes.iptables import IPTABLES, IptablesMode, dispatch
 from kubeway.modes.iptables.layout import front_text, hashed, suffix
 from kubeway.planes.sysctl import Value
 from kubeway.planes.xtables.objects import (
@@ -23,6 +23,7 @@ from kubeway.planes.xtables.objects import (
     CtState,
     Destination,
     Dnat,
+    Drop,
     Goto,
     Jump,
     Nfacct,
@@ -206,6 +207,19 @@ def test_comments_are_no_longer_than_the_kernel_keeps_them() -> None:
         if isinstance(match, Comment)
     ]
     assert max(lengths) == 255
+
+
+def test_addresses_ever_new_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_KEPT", 10)
+    ways = dispatch.Dispatch()
+    objects: dict[Key, Object] = {}
+    for number in range(100):
+        ip = parse_ip(f"2001:db8::{number:x}:1")
+        again = dict[Key, Object]()
+        for kept in (objects, again):
+            ways.address(kept, "ip6", dispatch.CLUSTER_IPS, ip, Rule((), Drop()))
+        assert again.items() <= objects.items()
+        assert len(ways._places) <= 10
 
 
 @given(worlds())

@@ -35,6 +35,9 @@ from kubeway.values import Ip, Prefix, Proto, show_addr
 # 20 bits (kube-apiserver). Below the last cut there are 16 addresses or ports.
 _CUTS: Final = {4: (16, 20, 24, 28), 16: (64, 108, 112, 116, 120, 124)}
 _PORT_CUTS: Final = (256, 16)
+_KEPT: Final = 16_384
+"""Ways to 16 addresses each that are remembered: more than a large cluster has at once. Who makes Services at
+addresses ever new is not to fill our memory."""
 _LONGEST: Final = 28  # of a chain's name: XT_EXTENSION_MAXNAMELEN
 
 
@@ -139,6 +142,8 @@ class Dispatch:
         place = family, tree, int.from_bytes(ip, "big") >> 4
         known = self._places.get(place)
         if known is None:
+            if len(self._places) >= _KEPT:
+                self._places.clear()
             known = self._places[place] = _way(family, tree, ip)
         chain, leading = known
         objects.update(leading)
