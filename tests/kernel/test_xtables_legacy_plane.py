@@ -298,6 +298,7 @@ def test_a_chain_that_others_lead_to_is_emptied_and_left() -> None:
             f"-A DOCKER -j {A}",
             f"-A DOCKER -j {B}",
         ]
+        assert plane.remove() == []
 
     in_kernel({**SMALL, **chains(C=[TO_A])}, work)
 

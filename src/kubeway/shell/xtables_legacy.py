@@ -19,6 +19,7 @@ from kubeway import records
 from kubeway.errors import Lost, Refused, Unsupported
 from kubeway.planes.xtables.describe import describe
 from kubeway.planes.xtables.objects import FAMILIES, KINDS, Family, TableName, rules_key
+from kubeway.planes.xtables.ours import is_lent
 from kubeway.planes.xtables.restore import (
     Commit,
     Standing,
@@ -245,15 +246,18 @@ class XtLegacyPlane:
     def remove(self) -> list[str]:
         """Take our chains and jumps away; returns the tables that had any, as `ip nat`.
 
-        A chain that others still jump to is emptied and left; so is what is shared with others.
+        A chain that others still jump to is emptied and left, but the one that is `lent` keeps its rules.
+        What is shared with others is not touched.
         """
         held: list[str] = []
         try:
             for family in FAMILIES:
                 for table in present(family):
                     if objects := asked_for(parse(self._save(family, table), family), {}):
-                        held.append(f"{family} {table}")
+                        before = self._digest(family, table)
                         self._remove(objects)
+                        if self._digest(family, table) != before:
+                            held.append(f"{family} {table}")
         finally:
             self._tell()
         return held
@@ -268,10 +272,12 @@ class XtLegacyPlane:
                 key = error.key
                 if not isinstance(key, Key) or key.kind != "chain" or key not in changes:
                     raise
-                # Emptied it is all the same.
+                # Emptied it is all the same, if nobody counts on what it does.
                 del changes[key]
                 emptied = rules_key(*key.name)
                 changes[emptied] = Change("del", emptied, objects.get(emptied), None)
+                if is_lent(*key.name[1:]):
+                    del changes[emptied]
 
 
 def _as_expected(before: Mapping[Place, Info], after: Mapping[Place, Info], some: Iterable[Commit]) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Final
 
 from kubeway.errors import Refused, Stale
@@ -29,6 +29,7 @@ from kubeway.planes.xtables.lower import (
     removable,
 )
 from kubeway.planes.xtables.objects import FAMILIES, Rules
+from kubeway.planes.xtables.ours import is_lent
 from kubeway.planes.xtables.shared import asked_for
 from kubeway.planes.xtables.text import TABLES
 from kubeway.program.program import Change, Key, Object, Origin
@@ -153,7 +154,8 @@ class XtNftPlane:
     def remove(self) -> list[str]:
         """Take all our chains and jumps away; returns the tables that held some, like "ip nat".
 
-        A chain to which rules of others still lead is emptied and stays. A shared chain is not touched.
+        A chain to which rules of others still lead is emptied and stays; the one that is `lent` keeps its
+        rules then. A shared chain is not touched.
         """
         objects = asked_for(lift(self._messages()), {})
         kept: set[Place] = set()
@@ -170,5 +172,10 @@ class XtNftPlane:
                 self._raise(parcels, batch, acks)
             kept |= busy
         gone = [key for key in removable(objects) if key.kind != "rules" or objects[key] != Rules()]
-        tables = {key.name[:2] for key in gone if key.kind != "chain" or place_of(key) not in kept}
+        tables = {key.name[:2] for key in gone if not _stays(key, kept)}
         return [f"{family} {table}" for family in FAMILIES for table in TABLES if (family, table) in tables]
+
+
+def _stays(key: Key, kept: Container[Place]) -> bool:
+    place = place_of(key)
+    return place in kept and (key.kind == "chain" or is_lent(place.table, place.chain))
