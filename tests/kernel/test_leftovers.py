@@ -99,6 +99,34 @@ def test_what_is_kept_stays(backend: str, name: str) -> None:
     assert ":KUBE-BY-SERVICE -" in after
 
 
+PORTMAP = """*nat
+:CNI-HOSTPORT-SETMARK - [0:0]
+-A CNI-HOSTPORT-SETMARK -m comment --comment "CNI portfwd masquerade mark" -j KUBE-MARK-MASQ
+COMMIT
+"""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_mark_that_others_count_on_is_still_set(backend: str) -> None:
+    """CNI's portmap has its flows masqueraded by our chain, where it is told to."""
+    marks = "-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000"
+
+    def work() -> tuple[list[str], list[str], list[str]]:
+        load(backend, f"{KUBE_PROXY}{PORTMAP}")
+        removed = remove(everybodys=True)
+        return removed, saved(backend), remove(everybodys=True)
+
+    removed, after, again = inside(work)
+    assert "rules in table ip nat" in " ".join(removed)
+    assert [line for line in after if "KUBE-FIREWALL" not in line] == [
+        ":CNI-HOSTPORT-SETMARK -",
+        ":KUBE-MARK-MASQ -",
+        '-A CNI-HOSTPORT-SETMARK -m comment --comment "CNI portfwd masquerade mark" -j KUBE-MARK-MASQ',
+        marks,
+    ]
+    assert again == []
+
+
 def test_looking_makes_no_tables() -> None:
     def work() -> tuple[list[str], str, str]:
         removed = remove(everybodys=True)

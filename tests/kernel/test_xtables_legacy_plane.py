@@ -242,6 +242,28 @@ COMMIT
 """
 
 
+def test_what_was_there_for_a_moment_is_not_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others change a table while we read it, and take that back later."""
+    really = XtLegacyPlane._save
+
+    def meddled(plane: XtLegacyPlane, family: o.Family, table: str) -> str:
+        legacy(f"-t nat -A {B} -j ACCEPT")
+        return really(plane, family, table)
+
+    def work(_: XtLegacyPlane) -> None:
+        plane = XtLegacyPlane(program=SMALL)
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr(XtLegacyPlane, "_save", meddled)
+                assert plane.read_now() != SMALL
+            legacy(f"-t nat -D {B} -j ACCEPT")
+            assert plane.read_now() == SMALL
+        finally:
+            plane.close()
+
+    in_kernel(SMALL, work)
+
+
 def test_others_are_left_alone() -> None:
     def work(plane: XtLegacyPlane) -> None:
         load(OTHERS)
@@ -276,6 +298,7 @@ def test_a_chain_that_others_lead_to_is_emptied_and_left() -> None:
             f"-A DOCKER -j {A}",
             f"-A DOCKER -j {B}",
         ]
+        assert plane.remove() == []
 
     in_kernel({**SMALL, **chains(C=[TO_A])}, work)
 

@@ -643,6 +643,52 @@ def test_of_the_shared_chain_nothing_is_taken() -> None:
     inside(work)
 
 
+KUBELETS = f"""*filter
+:KUBE-FIREWALL - [0:0]
+-A INPUT -j KUBE-FIREWALL
+-A OUTPUT -j KUBE-FIREWALL
+-A KUBE-FIREWALL ! -s 127.0.0.0/8 -d 127.0.0.0/8 -m comment --comment "{o.MARTIAN}" \
+-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP
+COMMIT
+"""
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_what_kubelet_shares_with_us_stays(twice: bool) -> None:
+    """Where it is not wanted by us, and where it is there once more than we want it.
+
+    Kubelet counts on its rule against martians, and makes it again each minute: to take it for drift would
+    open loopback, and there would be no end to it.
+    """
+    firewall = rule(to=o.Jump("KUBE-FIREWALL"))
+    program = {
+        **small(),
+        o.chain_key("ip", "filter", "KUBE-FIREWALL"): o.Chain(),
+        **({o.jump_key("ip", "filter", "OUTPUT", 1): firewall} if twice else {}),
+    }
+
+    def theirs() -> list[str]:
+        told = save().partition("*filter")[2].partition("COMMIT")[0].splitlines()
+        return sorted(line for line in told if line.startswith("-A") and SVC not in line)
+
+    def work() -> None:
+        restore(KUBELETS)
+        if twice:
+            iptables("-A OUTPUT -j KUBE-FIREWALL")
+        before = theirs()
+        plane = XtNftPlane(program=program)
+        try:
+            level(plane)
+            assert theirs() == before
+            assert level(plane) == []
+            plane.remove()
+            assert theirs() == before
+        finally:
+            plane.close()
+
+    inside(work)
+
+
 def test_it_is_a_plane_that_can_be_awaited() -> None:
     program = small()
 

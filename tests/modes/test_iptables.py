@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from kubeway.model.forward import Forward
 from kubeway.model.packet import DROP, REJECT
-from kubeway.modes.iptables import IPTABLES, IptablesMode
+from kubeway.modes.iptables import IPTABLES, IptablesMode, dispatch
 from kubeway.modes.iptables.layout import front_text, hashed, suffix
 from kubeway.planes.sysctl import Value
 from kubeway.planes.xtables.objects import (
@@ -23,6 +23,7 @@ from kubeway.planes.xtables.objects import (
     CtState,
     Destination,
     Dnat,
+    Drop,
     Goto,
     Jump,
     Nfacct,
@@ -182,6 +183,43 @@ def test_endpoints_are_told_by_comments_unless_they_are_many(affinity: str) -> N
             said = '-m comment --comment "shop/cart:http -> 10.244.1.1:8080"'
             draw = "-p tcp -m statistic --mode random --probability 0.50000000000"
             assert any(rule.startswith(draw) and said in rule for rule in rules)
+
+
+def test_comments_are_no_longer_than_the_kernel_keeps_them() -> None:
+    """Names in manifests may have 253 letters each; a comment that is cut by others would be a difference."""
+    name = f"{'a' * 253}/{'b' * 250}:{'c' * 253}"
+    more = {"type": "LoadBalancer", "loadBalancerSourceRanges": ["192.0.2.0/24"], "ingress": ["198.51.100.2"]}
+    w = world(
+        service_docs(
+            name,
+            node_port=30080,
+            externalTrafficPolicy="Local",
+            healthCheckNodePort=31000,
+            sessionAffinity="ClientIP",
+            **more,
+        )
+    )
+    lengths = [
+        len(match.text)
+        for thing in program(w).values()
+        for rule in (thing.rules if isinstance(thing, Rules) else (thing,) if isinstance(thing, Rule) else ())
+        for match in rule.matches
+        if isinstance(match, Comment)
+    ]
+    assert max(lengths) == 255
+
+
+def test_addresses_ever_new_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_KEPT", 10)
+    ways = dispatch.Dispatch()
+    objects: dict[Key, Object] = {}
+    for number in range(100):
+        ip = parse_ip(f"2001:db8::{number:x}:1")
+        again = dict[Key, Object]()
+        for kept in (objects, again):
+            ways.address(kept, "ip6", dispatch.CLUSTER_IPS, ip, Rule((), Drop()))
+        assert again.items() <= objects.items()
+        assert len(ways._places) <= 10
 
 
 @given(worlds())

@@ -377,9 +377,20 @@ def test_handles_are_of_branches_and_of_our_jumps() -> None:
         found = [wire.replace_rule(*place, handle, body) for handle, body in enumerate(bodies, 10)]
         return list(messages(b"".join(found)))
 
-    assert handles(dump(HOOK, [theirs, TO_SVC, theirs, TO_OTHER]), HOOK) == {JUMPS[0]: 11, JUMPS[1]: 13}
+    assert handles(dump(HOOK, [theirs, TO_SVC, theirs, TO_OTHER]), HOOK, {}) == {JUMPS[0]: 11, JUMPS[1]: 13}
     again = Key(o.PLANE, "branch", (*BRANCH.name[:-1], f"{BRANCH.name[-1]}#2"))
-    assert handles(dump(BY_PLACE, [SPOT, SPOT]), BY_PLACE) == {BRANCH: 10, again: 11}
+    assert handles(dump(BY_PLACE, [SPOT, SPOT]), BY_PLACE, {}) == {BRANCH: 10, again: 11}
+
+
+def test_handles_of_what_others_share_are_not_told() -> None:
+    place, key = Place("ip", "filter", "INPUT"), o.jump_key("ip", "filter", "INPUT", 1)
+    shared, ours = rule(to=o.Jump("KUBE-FIREWALL")), rule(to=o.Jump("KUBE-SERVICES"))
+    bodies = [RuleLower("ip").body(one) for one in (shared, ours, shared)]
+    found = [wire.replace_rule(*place, handle, body) for handle, body in enumerate(bodies, 10)]
+    told = list(messages(b"".join(found)))
+    second = o.jump_key("ip", "filter", "INPUT", 2)
+    assert handles(told, place, {}) == {key: 11}
+    assert handles(told, place, {key: shared, second: ours}) == {key: 10, second: 11}
 
 
 def test_what_is_shared_is_not_removed() -> None:

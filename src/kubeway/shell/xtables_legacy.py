@@ -19,6 +19,7 @@ from kubeway import records
 from kubeway.errors import Lost, Refused, Unsupported
 from kubeway.planes.xtables.describe import describe
 from kubeway.planes.xtables.objects import FAMILIES, KINDS, PLANE, Family, TableName, rules_key
+from kubeway.planes.xtables.ours import is_lent
 from kubeway.planes.xtables.restore import (
     Commit,
     Standing,
@@ -127,7 +128,7 @@ class XtLegacyPlane:
         return asked_for(objects, self.program)
 
     def _read_table(self, family: Family, table: TableName) -> dict[Key, Object]:
-        same = digest(family, self._kernel.entries(family, table)[1])
+        same = self._digest(family, table)
         known = self._read.get((family, table))
         if known is not None and known[0] == same:
             return known[1]
@@ -137,8 +138,14 @@ class XtLegacyPlane:
         for key, thing in objects.items():
             if (held := wanted(key)) == thing:
                 objects[key] = held
-        self._read[family, table] = same, objects
+        # What others changed in between, and then took back, would be found there at each read to come.
+        if self._digest(family, table) == same:
+            self._read[family, table] = same, objects
         return objects
+
+    def _digest(self, family: Family, table: TableName) -> bytes:
+        """By this the table can be told to be the same, but for its counters."""
+        return digest(family, self._kernel.entries(family, table)[1])
 
     def _save(self, family: Family, table: str) -> str:
         save = self._tools[family].save
@@ -269,15 +276,18 @@ class XtLegacyPlane:
     def remove(self) -> list[str]:
         """Take our chains and jumps away; returns the tables that had any, as `ip nat`.
 
-        A chain that others still jump to is emptied and left; so is what is shared with others.
+        A chain that others still jump to is emptied and left, but the one that is `lent` keeps its rules.
+        What is shared with others is not touched.
         """
         held: list[str] = []
         try:
             for family in FAMILIES:
                 for table in present(family):
                     if objects := asked_for(parse(self._save(family, table), family), {}):
-                        held.append(f"{family} {table}")
+                        before = self._digest(family, table)
                         self._remove(objects)
+                        if self._digest(family, table) != before:
+                            held.append(f"{family} {table}")
         finally:
             self._tell()
         return held
@@ -292,10 +302,12 @@ class XtLegacyPlane:
                 key = error.key
                 if not isinstance(key, Key) or key.kind != "chain" or key not in changes:
                     raise
-                # Emptied it is all the same.
+                # Emptied it is all the same, if nobody counts on what it does.
                 del changes[key]
                 emptied = rules_key(*key.name)
                 changes[emptied] = Change("del", emptied, objects.get(emptied), None)
+                if is_lent(*key.name[1:]):
+                    del changes[emptied]
 
 
 def _is_of(key: Key, family: Family) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Final
 
 from kubeway.errors import Refused, Stale
@@ -29,6 +29,8 @@ from kubeway.planes.xtables.lower import (
     removable,
 )
 from kubeway.planes.xtables.objects import FAMILIES, Rules
+from kubeway.planes.xtables.ours import is_lent
+from kubeway.planes.xtables.shared import asked_for
 from kubeway.planes.xtables.text import TABLES
 from kubeway.program.program import Change, Key, Object, Origin
 from kubeway.shell.netlink import NetlinkSocket
@@ -71,12 +73,12 @@ class XtNftPlane:
         return await asyncio.to_thread(self.read_now)
 
     def read_now(self) -> dict[Key, Object]:
-        """All our chains and jumps. Raises Stale if others keep changing the ruleset meanwhile.
+        """All our chains and jumps, but for what is shared with others and not wanted.
 
-        Others may commit between one chain and the next: whoever wants to know asks for the generation
-        before and after.
+        Raises Stale if others keep changing the ruleset meanwhile. Others may commit between one chain and
+        the next: whoever wants to know asks for the generation before and after.
         """
-        return lift(self._messages())
+        return asked_for(lift(self._messages()), self.program)
 
     def _messages(self) -> Iterator[Message]:
         """Chains, and the rules of those that may have ours.
@@ -103,7 +105,7 @@ class XtNftPlane:
                 continue
         raise Stale("the ruleset changed while it was read, ten times in a row")
 
-    def _standing(self, place: Place) -> Standing:
+    def _standing(self, place: Place, wanted: Mapping[Key, Object]) -> Standing:
         """What is in one chain; None if there is no such chain. Refused if packets cannot come by."""
         family, table, chain = place
         names = text(1, table) + text(3, chain)
@@ -111,7 +113,7 @@ class XtNftPlane:
             told = self._socket.ask(wire.get(wire.GETCHAIN, family, names, dump=False))
             if is_unhooked(told, place):
                 raise Refused(_UNHOOKED, errno.EEXIST, f"rules in chain {chain} of table {table} ({family})")
-            return handles(self._rules(place), place)
+            return handles(self._rules(place), place, wanted)
         except Refused as error:
             if error.errno != errno.ENOENT:
                 raise
@@ -130,7 +132,7 @@ class XtNftPlane:
         self._write(changes, jumps_for(changes, self.program))
 
     def _write(self, changes: Sequence[Change], wanted: Mapping[Key, Object]) -> None:
-        standing = {place: self._standing(place) for place in asked(changes)}
+        standing = {place: self._standing(place, wanted) for place in asked(changes)}
         parcels = lower(changes, standing, wanted)
         if not parcels.messages:
             return
@@ -152,13 +154,14 @@ class XtNftPlane:
     def remove(self) -> list[str]:
         """Take all our chains and jumps away; returns the tables that held some, like "ip nat".
 
-        A chain to which rules of others still lead is emptied and stays. A shared chain is not touched.
+        A chain to which rules of others still lead is emptied and stays; the one that is `lent` keeps its
+        rules then. A shared chain is not touched.
         """
-        objects = self.read_now()
+        objects = asked_for(lift(self._messages()), {})
         kept: set[Place] = set()
         while True:
             jumps = {place_of(key) for key in objects if key.kind == "jump"}
-            parcels = clear(objects, {place: self._standing(place) for place in jumps}, kept)
+            parcels = clear(objects, {place: self._standing(place, {}) for place in jumps}, kept)
             batch = Batch(parcels.messages)
             acks = [ack for ack in self._socket.transact(batch.data) if ack.errno] if parcels.messages else []
             if not acks:
@@ -169,5 +172,10 @@ class XtNftPlane:
                 self._raise(parcels, batch, acks)
             kept |= busy
         gone = [key for key in removable(objects) if key.kind != "rules" or objects[key] != Rules()]
-        tables = {key.name[:2] for key in gone if key.kind != "chain" or place_of(key) not in kept}
+        tables = {key.name[:2] for key in gone if not _stays(key, kept)}
         return [f"{family} {table}" for family in FAMILIES for table in TABLES if (family, table) in tables]
+
+
+def _stays(key: Key, kept: Container[Place]) -> bool:
+    place = place_of(key)
+    return place in kept and (key.kind == "chain" or is_lent(place.table, place.chain))

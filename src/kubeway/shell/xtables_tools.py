@@ -12,12 +12,13 @@ import fcntl
 import os
 import re
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import IO, Final, Literal, NamedTuple
 
 from kubeway.errors import Lost, Unsupported
 from kubeway.planes.xtables.objects import Family
@@ -120,37 +121,59 @@ def run(words: list[str], pieces: Iterable[str] = (), timeout: float = 300) -> t
 
     Lost if it does not start, or does not end in time.
     """
-    name = Path(words[0]).name
+    with _scratch() as told, _scratch() as said:
+        status = _run(words, pieces, timeout, told, said)
+        shown = _content(told).decode(errors="surrogateescape")
+        if not status:
+            return shown, None
+        return shown, failure(status, _content(said).decode(errors="replace"))
+
+
+def _run(words: list[str], pieces: Iterable[str], timeout: float, told: IO[bytes], said: IO[bytes]) -> int:
+    """The exit status."""
     try:
         process = subprocess.Popen(  # noqa: S603 (a path that `which` found, and words of ours)
             words,
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            # Files in memory: a tool never waits for somebody to take what it says, while we wait for it to
+            # take what it is told.
+            stdout=told,
+            stderr=said,
             env={**os.environ, "LC_ALL": "C"},
+            # A group of its own, to be stopped with all it started: one of those may hold our pipe, too. And
+            # whoever interrupts us from a terminal does not cut a write short.
+            process_group=0,
         )
     except OSError as error:
         raise Lost(f"{words[0]} does not start: {error.strerror}") from error
     late = threading.Event()
 
     def stop() -> None:
-        late.set()
-        process.kill()
+        if process.poll() is None:
+            late.set()
+            os.killpg(process.pid, signal.SIGKILL)
 
     timer = threading.Timer(timeout, stop)
     timer.start()
     try:
         with process:
             _feed(process, pieces)
-            told, said = process.communicate()
+            status = process.wait()
     finally:
         timer.cancel()
     if late.is_set():
-        raise Lost(f"{name} did not end within {timeout:g} s and was stopped")
-    shown = told.decode(errors="surrogateescape")
-    if not process.returncode:
-        return shown, None
-    return shown, failure(process.returncode, said.decode(errors="replace"))
+        raise Lost(f"{Path(words[0]).name} did not end within {timeout:g} s and was stopped")
+    return status
+
+
+def _scratch() -> IO[bytes]:
+    """A file that is in memory only."""
+    return open(os.memfd_create("kubeway"), "w+b")
+
+
+def _content(file: IO[bytes]) -> bytes:
+    file.seek(0)
+    return file.read()
 
 
 def _feed(process: subprocess.Popen[bytes], pieces: Iterable[str]) -> None:
@@ -162,6 +185,8 @@ def _feed(process: subprocess.Popen[bytes], pieces: Iterable[str]) -> None:
         for piece in pieces:
             process.stdin.write(piece.encode(errors="surrogateescape"))
         process.stdin.flush()
+    with suppress(BrokenPipeError):
+        process.stdin.close()
 
 
 def failure(status: int, said: str) -> Failure:

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from kubeway.modes.iptables.layout import CHAIN, hashed, proto_word, speaks, to_address, to_port
+from kubeway.modes.iptables.layout import CHAIN, hashed, note, proto_word, speaks, to_address, to_port
 from kubeway.planes.xtables.objects import (
     BRANCHING,
-    Comment,
     Destination,
     Dport,
     Family,
@@ -36,6 +35,9 @@ from kubeway.values import Ip, Prefix, Proto, show_addr
 # 20 bits (kube-apiserver). Below the last cut there are 16 addresses or ports.
 _CUTS: Final = {4: (16, 20, 24, 28), 16: (64, 108, 112, 116, 120, 124)}
 _PORT_CUTS: Final = (256, 16)
+_KEPT: Final = 16_384
+"""Ways to 16 addresses each that are remembered: more than a large cluster has at once. Who makes Services at
+addresses ever new is not to fill our memory."""
 _LONGEST: Final = 28  # of a chain's name: XT_EXTENSION_MAXNAMELEN
 
 
@@ -111,7 +113,7 @@ class Dispatch:
             rule = Rule((whole, protocol, block), Jump(child))
             _branch(objects, family, tree, chain, rule, child)
             chain = child
-        rule = Rule((whole, protocol, to_port(proto, port), Comment(comment)), target)
+        rule = Rule((whole, protocol, to_port(proto, port), note(comment)), target)
         objects[branch_key(family, tree.table, chain, rule)] = rule
 
     def port(
@@ -133,13 +135,15 @@ class Dispatch:
             rule = Rule((protocol, block), Goto(child))
             _branch(objects, family, tree, chain, rule, child)
             chain = child
-        rule = Rule((protocol, to_port(proto, port), Comment(comment)), target)
+        rule = Rule((protocol, to_port(proto, port), note(comment)), target)
         objects[branch_key(family, tree.table, chain, rule)] = rule
 
     def _at_address(self, objects: dict[Key, Object], family: Family, tree: Tree, ip: Ip) -> str:
         place = family, tree, int.from_bytes(ip, "big") >> 4
         known = self._places.get(place)
         if known is None:
+            if len(self._places) >= _KEPT:
+                self._places.clear()
             known = self._places[place] = _way(family, tree, ip)
         chain, leading = known
         objects.update(leading)

@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Final
 
 from kubeway.model.forward import Endpoint, Forward, Frontend
-from kubeway.planes.xtables.objects import Chain, Destination, Dport, Family, Protocol
+from kubeway.planes.xtables.objects import Chain, Comment, Destination, Dport, Family, Protocol
 from kubeway.values import PROTO_NAMES, Ip, Proto, host_prefix, show_addr
 
 SERVICES: Final = "KUBE-SERVICES"
@@ -26,6 +26,7 @@ FIREWALL: Final = "KUBE-PROXY-FIREWALL"
 SHARED_FIREWALL: Final = "KUBE-FIREWALL"
 
 CHAIN: Final = Chain()
+_MAX_COMMENT: Final = 255  # bytes, but names have no others than letters: XT_MAX_COMMENT_LEN less the NUL
 
 
 # Values are shared where they are equal: fewer to make, to hold, and to spell.
@@ -47,6 +48,14 @@ def speaks(proto: Proto) -> Protocol:
 
 FAMILIES: Final[dict[int, Family]] = {4: "ip", 6: "ip6"}
 LOOPBACKS: Final = {4: "127.0.0.0/8", 6: "::1/128"}
+
+
+def note(text: str) -> Comment:
+    """Names in manifests may be longer than those of a cluster, and the kernel keeps so much of a comment.
+
+    What is not kept would be a difference for ever.
+    """
+    return Comment(text[:_MAX_COMMENT])
 
 
 def hashed(text: str) -> str:

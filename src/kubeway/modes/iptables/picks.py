@@ -18,6 +18,7 @@ from kubeway.modes.iptables.layout import (
     MARK_MASQ,
     front_of,
     list_of,
+    note,
     speaks,
     suffix,
     to_address,
@@ -79,7 +80,7 @@ class Picks:
         to_it = (to_address(frontend.ip),)
         ends: tuple[Match, ...] = self.proto, to_port(forward.proto, frontend.port)
         if self.told:
-            ends = *ends, Comment(f"{self.name} cluster IP")
+            ends = *ends, note(f"{self.name} cluster IP")
         first = [Rule(in_order((*each, *to_it, *ends)), _MASQUERADE) for each in hidden]
         return self._list(forward.internal_local, "", frontend, first)
 
@@ -92,26 +93,26 @@ class Picks:
             return chain
         everyone = Jump(self._list(False, ending, frontend))
         if not forward.external_local:
-            comment = Comment(f"masquerade traffic for {self.name} external destinations")
+            comment = note(f"masquerade traffic for {self.name} external destinations")
             return self._add("nat", chain, [Rule((comment,), _MASQUERADE), Rule((), everyone)])
-        comment = Comment(f"pod traffic for {self.name} external destinations")
+        comment = note(f"pod traffic for {self.name} external destinations")
         pods = () if self.detector is None else inside(self.detector)
         rules = [Rule(in_order((*each, comment)), everyone) for each in pods]
-        comment = Comment(f"masquerade LOCAL traffic for {self.name} external destinations")
+        comment = note(f"masquerade LOCAL traffic for {self.name} external destinations")
         rules.append(Rule((_FROM_HERE, comment), _MASQUERADE))
-        comment = Comment(f"route LOCAL traffic for {self.name} external destinations")
+        comment = note(f"route LOCAL traffic for {self.name} external destinations")
         rules.append(Rule((_FROM_HERE, comment), everyone))
         if forward.local:
             rules.append(Rule((), Jump(self._list(True, ending, frontend))))
         else:
-            rules.append(Rule((Comment(f"{self.name} has no local endpoints, filter drops it"),), Accept()))
+            rules.append(Rule((note(f"{self.name} has no local endpoints, filter drops it"),), Accept()))
         return self._add("nat", chain, rules)
 
     def firewalled(self, frontend: Frontend, sources: tuple[Prefix, ...], into: str) -> str:
         """The chain that lets only clients from `sources` go on to the chain `into`."""
-        comment = Comment(f"{self.name} loadbalancer IP")
+        comment = note(f"{self.name} loadbalancer IP")
         rules = [Rule((*_source(source), comment), Jump(into)) for source in sources]
-        comment = Comment(f"other traffic to {self.name} will be dropped by KUBE-PROXY-FIREWALL")
+        comment = note(f"other traffic to {self.name} will be dropped by KUBE-PROXY-FIREWALL")
         rules.append(Rule((comment,), Accept()))
         return self._add("nat", self.firewall_name(frontend), rules)
 
@@ -178,7 +179,7 @@ def _sticky(
 
 
 def _comment(told: str, endpoint: Endpoint) -> Comment:
-    return Comment(told + show_addr(endpoint.ip, endpoint.port))
+    return note(told + show_addr(endpoint.ip, endpoint.port))
 
 
 @lru_cache(maxsize=256)

@@ -20,6 +20,7 @@ from kubeway.planes.xtables.held import branches, held, jumps, open_chains
 from kubeway.planes.xtables.lower import Place
 from kubeway.planes.xtables.objects import BUILT_IN, Family, Rule, TableName
 from kubeway.planes.xtables.ours import is_held, is_open, is_our_jump
+from kubeway.planes.xtables.shared import asked_rules
 from kubeway.planes.xtables.text import TABLES
 from kubeway.program.program import Key, Object
 from kubeway.wire import nftables as nf
@@ -126,8 +127,11 @@ def is_unhooked(message: Message, place: Place) -> bool:
     return place.chain in BUILT_IN and _HOOK not in fields(message.body[4:])
 
 
-def handles(messages: Iterable[Message], place: Place) -> dict[Key, int]:
-    """The handles of the branches, or of our jumps, in the NEWRULE messages of this one chain."""
+def handles(messages: Iterable[Message], place: Place, wanted: Mapping[Key, Object]) -> dict[Key, int]:
+    """The handles of the branches, or of our jumps, in the NEWRULE messages of this one chain.
+
+    Without those of jumps that others have by as much right, and that are not `wanted`.
+    """
     found: list[int] = []
     rules: list[Rule] = []
     opened = is_open(place.table, place.chain)
@@ -138,5 +142,8 @@ def handles(messages: Iterable[Message], place: Place) -> dict[Key, int]:
         if not opened or is_our_jump(place.table, rule):
             rules.append(rule)
             found.append(read_be64(need(attrs, 3, "a rule's handle")))
+    if opened:
+        ours = asked_rules(rules, wanted, *place)
+        rules, found = [rules[at] for at in ours], [found[at] for at in ours]
     keyed = (jumps if opened else branches)(*place, rules)
     return {key: handle for (key, _), handle in zip(keyed, found, strict=True)}

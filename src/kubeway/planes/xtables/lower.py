@@ -28,6 +28,7 @@ from kubeway.planes.xtables.objects import (
     TableName,
     jump_key,
 )
+from kubeway.planes.xtables.ours import is_lent
 from kubeway.program.program import Change, Key, Object
 from kubeway.wire import nftables as nf
 from kubeway.wire import xtables as wire
@@ -215,7 +216,9 @@ def _in_or_to_shared(key: Key, thing: Object) -> bool:
 def clear(
     objects: Mapping[Key, Object], standing: Mapping[Place, Standing], kept: Container[Place]
 ) -> Parcels:
-    """The messages that take away what is `removable` of these objects, but leave the `kept` chains, empty.
+    """The messages that take away what is `removable` of these objects, but leave the `kept` chains.
+
+    These are emptied, but for the one that is lent: whoever jumps there counts on what it does.
 
     `standing` tells of each open chain in which there are jumps.
     """
@@ -227,7 +230,9 @@ def clear(
             parcels.put(change, wire.del_rule(*place, handle))
     chains = [change for change in going if change.key.kind == "chain"]
     for change in chains:
-        parcels.put(change, nf.del_rules(*place_of(change.key)))
+        place = place_of(change.key)
+        if place not in kept or not is_lent(*place[1:]):
+            parcels.put(change, nf.del_rules(*place))
     for change in chains:
         if (place := place_of(change.key)) not in kept:
             parcels.put(change, nf.del_chain(*place))

@@ -7,6 +7,10 @@ else begins with `KUBE-` belongs to kubelet (`KUBE-IPTABLES-HINT`, `KUBE-KUBELET
 `KUBE-MARK-DROP`) or a network plugin (`KUBE-ROUTER-…`, `KUBE-NWPLCY-…`, `KUBE-POD-FW-…`) and is left
 alone.
 
+One chain of ours is lent: `KUBE-MARK-MASQ`. CNI's portmap jumps there where it is told to
+(`externalSetMarkChain`), to have its own flows masqueraded. As long as somebody does, it is not taken away,
+nor is its rule, whoever masquerades by then: proxies of all modes read the same mark.
+
 One chain is shared: `KUBE-FIREWALL`, which kubelet makes too. It is treated as built-in chains are:
 made if it is missing, never taken away, and of its rules only ours are looked at.
 
@@ -75,6 +79,11 @@ def is_held(table: str, chain: str) -> bool:
 def is_open(table: str, chain: str) -> bool:
     """Whether others have rules in this chain by right: a built-in one, or the one that is shared."""
     return chain in BUILT_IN or (table, chain) in SHARED
+
+
+def is_lent(table: str, chain: str) -> bool:
+    """Whether this chain of ours does something for others that jump to it."""
+    return (table, chain) == ("nat", "KUBE-MARK-MASQ")
 
 
 def is_our_jump(table: str, rule: Rule) -> bool:

@@ -8,7 +8,7 @@ here, they are none of our business.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from kubeway.planes.xtables.objects import SHARED, Family, Goto, Jump, Rule, TableName, jump_key
@@ -42,19 +42,29 @@ def asked_for(objects: dict[Key, Object], wanted: Mapping[Key, Object]) -> dict[
 def _count_anew(
     kept: dict[Key, Object], wanted: Mapping[Key, Object], family: Family, table: TableName, chain: str
 ) -> None:
-    """Once more than it is asked for, a shared rule is others', too."""
-    asked = Counter(_jumps(wanted, family, table, chain))
     jumps = _jumps(kept, family, table, chain)
     for number in range(1, len(jumps) + 1):
         del kept[jump_key(family, table, chain, number)]
-    number = 0
-    for rule in jumps:
+    for number, at in enumerate(asked_rules(jumps, wanted, family, table, chain), 1):
+        kept[jump_key(family, table, chain, number)] = jumps[at]
+
+
+def asked_rules(
+    jumps: Sequence[Rule], wanted: Mapping[Key, Object], family: Family, table: TableName, chain: str
+) -> list[int]:
+    """Which of these jumps in an open chain are ours alone or wanted.
+
+    Once more than it is asked for, a shared rule is others', too.
+    """
+    asked = Counter(_jumps(wanted, family, table, chain))
+    ours = []
+    for at, rule in enumerate(jumps):
         if is_shared(jump_key(family, table, chain, 1), rule):
             asked[rule] -= 1
             if asked[rule] < 0:
                 continue
-        number += 1
-        kept[jump_key(family, table, chain, number)] = rule
+        ours.append(at)
+    return ours
 
 
 def _jumps(objects: Mapping[Key, Object], family: Family, table: TableName, chain: str) -> list[Rule]:
