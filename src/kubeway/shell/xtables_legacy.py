@@ -30,7 +30,7 @@ from kubeway.planes.xtables.text import parse
 from kubeway.program.program import Change, Key, Object, Origin
 from kubeway.shell import xtables_lock, xtables_tools
 from kubeway.shell.privilege import need_net_raw
-from kubeway.shell.xtables_kernel import KernelTables, Place, digest, present
+from kubeway.shell.xtables_kernel import KernelTables, Table, digest, present
 from kubeway.shell.xtables_tools import Failure
 from kubeway.wire.ip_tables import Info
 
@@ -82,8 +82,8 @@ class XtLegacyPlane:
         self._kernel = KernelTables()
         self._waits: list[float] = []
         self._generation = 0
-        self._seen: dict[Place, Info] | None = None
-        self._read: dict[Place, tuple[bytes, dict[Key, Object]]] = {}
+        self._seen: dict[Table, Info] | None = None
+        self._read: dict[Table, tuple[bytes, dict[Key, Object]]] = {}
         """What was last read of each table, and by what it can be told to be the same."""
 
     def close(self) -> None:
@@ -268,13 +268,13 @@ class XtLegacyPlane:
                 changes[emptied] = Change("del", emptied, objects.get(emptied), None)
 
 
-def _as_expected(before: Mapping[Place, Info], after: Mapping[Place, Info], some: Iterable[Commit]) -> bool:
+def _as_expected(before: Mapping[Table, Info], after: Mapping[Table, Info], some: Iterable[Commit]) -> bool:
     """Whether the tables grew by what these commits add, and by nothing else."""
-    grown: Counter[Place] = Counter()
+    grown: Counter[Table] = Counter()
     for commit in some:
         grown[commit.family, commit.table] += commit.growth
     return all(
-        after[place].entries - before[place].entries == count
-        for place, count in grown.items()
-        if place in before and place in after
+        after[table].entries - before[table].entries == count
+        for table, count in grown.items()
+        if table in before and table in after
     )
