@@ -18,7 +18,7 @@ from typing import Final
 from kubeway import records
 from kubeway.errors import Lost, Refused, Unsupported
 from kubeway.planes.xtables.describe import describe
-from kubeway.planes.xtables.objects import FAMILIES, KINDS, Family, TableName, rules_key
+from kubeway.planes.xtables.objects import FAMILIES, KINDS, PLANE, Family, TableName, rules_key
 from kubeway.planes.xtables.restore import (
     Commit,
     Standing,
@@ -81,6 +81,9 @@ class XtLegacyPlane:
         self._tools = {family: xtables_tools.find(family) for family in FAMILIES}
         self._kernel = KernelTables()
         self._waits: list[float] = []
+        self._usable: dict[Family, bool] = {}
+        """Whether the kernel has tables of a family: of those that were to be written."""
+        self._absent: list[records.FamilyAbsent] = []
         self._generation = 0
         self._seen: dict[Table, Info] | None = None
         self._read: dict[Table, tuple[bytes, dict[Key, Object]]] = {}
@@ -110,12 +113,17 @@ class XtLegacyPlane:
         """All our chains and jumps, but for what is shared with others and not wanted.
 
         Tables that nobody uses are not there, and do not appear by this. One in which nothing has
-        changed since the last read is not told and parsed again: a tenth of the cost.
+        changed since the last read is not told and parsed again: a tenth of the cost. A family that the
+        kernel does not have is told to hold what is wanted.
         """
         objects: dict[Key, Object] = {}
         for family in FAMILIES:
-            for table in present(family):
-                objects.update(self._read_table(family, table))
+            if self._usable.get(family, True):
+                for table in present(family):
+                    objects.update(self._read_table(family, table))
+            else:
+                # It cannot hold anything, and nothing can be done about it.
+                objects.update((key, one) for key, one in self.program.items() if _is_of(key, family))
         return asked_for(objects, self.program)
 
     def _read_table(self, family: Family, table: TableName) -> dict[Key, Object]:
@@ -159,6 +167,9 @@ class XtLegacyPlane:
     def _tell(self) -> None:
         """Record what was waited for: not in the thread that waited, as recorders may belong to the loop."""
         waits, self._waits = self._waits, []
+        absent, self._absent = self._absent, []
+        for one in absent:
+            self._record(one)
         for seconds in waits:
             self._record((records.LockWaitedLong if seconds > _LONG else records.LockWaited)(seconds))
 
@@ -168,6 +179,7 @@ class XtLegacyPlane:
             return
         self.generation()  # what others did until now is not taken for ours
         held = self._seen or {}
+        made = {family: some for family, some in made.items() if self._is_usable(family, some[0].table)}
         for family, some in made.items():
             self._load_all(family, some)
         self._seen = self._kernel.all_info()
@@ -175,6 +187,24 @@ class XtLegacyPlane:
         if not _as_expected(held, self._seen, [commit for some in made.values() for commit in some]):
             # Somebody else wrote meanwhile, or what we changed was not what we thought it was.
             self._generation += 1
+
+    def _is_usable(self, family: Family, table: TableName) -> bool:
+        """Whether the kernel has tables of this family, judged by this one, which is about to be written.
+
+        Asked once, by the tool, as it may load a module. A node may do without IPv6; Unsupported if it
+        has no iptables either.
+        """
+        known = self._usable.get(family)
+        if known is None:
+            save = self._tools[family].save
+            _, failed = xtables_tools.run([save, "-t", table], timeout=self._timeout)
+            known = self._usable[family] = failed is None
+            if failed and family == "ip":
+                del self._usable[family]  # a module may be loaded yet
+                raise Unsupported(f"{save}: {failed.words or f'status {failed.status}'}")
+            if failed:
+                self._absent.append(records.FamilyAbsent(family, failed.words))
+        return known
 
     def _load_all(self, family: Family, some: Sequence[Commit]) -> None:
         while some and (failed := self._load(family, some)):
@@ -266,6 +296,10 @@ class XtLegacyPlane:
                 del changes[key]
                 emptied = rules_key(*key.name)
                 changes[emptied] = Change("del", emptied, objects.get(emptied), None)
+
+
+def _is_of(key: Key, family: Family) -> bool:
+    return key.plane == PLANE and key.name[0] == family
 
 
 def _as_expected(before: Mapping[Table, Info], after: Mapping[Table, Info], some: Iterable[Commit]) -> bool:
