@@ -31,7 +31,7 @@ from kubeway.planes.xtables.text import parse
 from kubeway.program.program import Change, Key, Object, Origin
 from kubeway.shell import xtables_lock, xtables_tools
 from kubeway.shell.privilege import need_net_raw
-from kubeway.shell.xtables_kernel import KernelTables, Place, digest, present
+from kubeway.shell.xtables_kernel import KernelTables, Table, digest, present
 from kubeway.shell.xtables_tools import Failure
 from kubeway.wire.ip_tables import Info
 
@@ -86,8 +86,8 @@ class XtLegacyPlane:
         """Whether the kernel has tables of a family: of those that were to be written."""
         self._absent: list[records.FamilyAbsent] = []
         self._generation = 0
-        self._seen: dict[Place, Info] | None = None
-        self._read: dict[Place, tuple[bytes, dict[Key, Object]]] = {}
+        self._seen: dict[Table, Info] | None = None
+        self._read: dict[Table, tuple[bytes, dict[Key, Object]]] = {}
         """What was last read of each table, and by what it can be told to be the same."""
 
     def close(self) -> None:
@@ -198,8 +198,8 @@ class XtLegacyPlane:
     def _is_usable(self, family: Family, table: TableName) -> bool:
         """Whether the kernel has tables of this family, judged by this one, which is about to be written.
 
-               Asked once, by the tool, as it may load a module.
-        A node may do without IPv6; Unsupported if it has no iptables either.
+        Asked once, by the tool, as it may load a module. A node may do without IPv6; Unsupported if it
+        has no iptables either.
         """
         known = self._usable.get(family)
         if known is None:
@@ -314,13 +314,13 @@ def _is_of(key: Key, family: Family) -> bool:
     return key.plane == PLANE and key.name[0] == family
 
 
-def _as_expected(before: Mapping[Place, Info], after: Mapping[Place, Info], some: Iterable[Commit]) -> bool:
+def _as_expected(before: Mapping[Table, Info], after: Mapping[Table, Info], some: Iterable[Commit]) -> bool:
     """Whether the tables grew by what these commits add, and by nothing else."""
-    grown: Counter[Place] = Counter()
+    grown: Counter[Table] = Counter()
     for commit in some:
         grown[commit.family, commit.table] += commit.growth
     return all(
-        after[place].entries - before[place].entries == count
-        for place, count in grown.items()
-        if place in before and place in after
+        after[table].entries - before[table].entries == count
+        for table, count in grown.items()
+        if table in before and table in after
     )
