@@ -46,7 +46,7 @@ format: venv ## put the source into house style
 bench: venv system ## numbers: compile, plan, write
 	$(BIN)/python bench/run.py
 
-bench-iptables: venv system ## numbers of iptables mode; ten minutes, as iptables-nft-restore is part of them
+bench-iptables: venv system ## numbers of iptables mode; up to ten minutes, as iptables-nft-restore is part of them
 	$(BIN)/python bench/iptables.py
 
 lock: venv ## resolve the lock files anew from pyproject.toml (needs uv)

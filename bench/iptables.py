@@ -1,14 +1,14 @@
 """
 Numbers of iptables mode: a cold start, one change and a connect, in both back ends of iptables.
 
-    make bench-iptables                         all of it, some ten minutes
+    make bench-iptables                         all of it, three to ten minutes
     python bench/iptables.py --services 500     one small world, to see that it runs
     python bench/iptables.py --dispatch         connects only, by tree, by list, behind an ipset
 
 Beside ours stand rules of kube-proxy's shape for the same Services, loaded by the system's own restore
-tool. With nf_tables that tool's time grows with the square of the rules: 4,000 Services take it
-minutes, so that is measured once, and 10,000 not at all. What the numbers stand for is said in
-`bench/run.py`, whose table this prints, too.
+tool. With nf_tables that tool's time grows with the square of kube-proxy's chains: 4,000 Services take
+it half a minute at least, so that is measured once, and 10,000 not at all. What the numbers stand for
+is said in `bench/run.py`, whose table this prints, too.
 """
 
 from __future__ import annotations

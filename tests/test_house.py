@@ -99,9 +99,21 @@ def test_links_lead_somewhere(path: Path) -> None:
 def test_paths_in_documents_exist(path: Path) -> None:
     """A path in backquotes that begins with one of our directories is a file of ours."""
     text = _without_code((ROOT / path).read_text())
-    named = re.findall(r"`((?:src|tests|docs|examples|bench|tools|\.ci)/[^`\s]*)`", text)
+    named = re.findall(r"`((?:src|tests|docs|examples|bench|tools|deploy|\.ci)/[^`\s]*)`", text)
     gone = [name for name in named if not any(c in name for c in "<>*…") and not (ROOT / name).exists()]
     assert not gone
+
+
+FLOORS = "|".join(path.name for path in (ROOT / "src" / "kubeway").iterdir() if path.is_dir())
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=str)
+def test_modules_in_documents_exist(path: Path) -> None:
+    """So is one that begins with a floor, with its ending or without: `shell/syncer`."""
+    text = _without_code((ROOT / path).read_text())
+    named = re.findall(rf"`((?:{FLOORS})/[a-z0-9_/]+)(?:\.py)?`", text)
+    floors = ROOT / "src" / "kubeway"
+    assert not [name for name in named if not any((floors / f"{name}{end}").exists() for end in ("", ".py"))]
 
 
 @pytest.mark.parametrize("path", MARKDOWN, ids=str)

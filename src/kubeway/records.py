@@ -233,6 +233,17 @@ class LockWaitedLong(Record, frozen=True):
         return f"others kept the xtables lock for {self.seconds:.1f} s; Services waited for it"
 
 
+class FamilyAbsent(Record, frozen=True):
+    """The kernel has no tables of this family, so nothing of it is written."""
+
+    level = "warning"
+    family: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.family}tables cannot be used on this node, and goes without rules: {self.problem}"
+
+
 # --- objects ------------------------------------------------------------------------
 
 

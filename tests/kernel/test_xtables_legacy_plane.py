@@ -723,3 +723,38 @@ def test_a_lock_of_the_whole_machine_is_not_touched(lock: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     in_kernel(SMALL, work)
+
+
+def test_a_node_without_ip6tables_serves_ipv4(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said once; what is wanted of the family that is not there is no difference then."""
+    gone = tmp_path / "ip6tables-legacy-save"
+    words = "can not initialize ip6tables table filter: Table does not exist"
+    gone.write_text(
+        f'#!/bin/sh\necho "ip6tables-save v1.8.9 (legacy): Cannot initialize: {words}" >&2\nexit 1\n'
+    )
+    gone.chmod(0o755)
+    find = xtables_tools.find
+
+    def found(family: o.Family) -> xtables_tools.Tools:
+        tools = find(family)
+        return tools._replace(save=str(gone), restore=str(gone)) if family == "ip6" else tools
+
+    monkeypatch.setattr(xtables_tools, "find", found)
+    both: Program = {o.chain_key(family, "nat", A): o.Chain() for family in FAMILIES} | {
+        o.rules_key(family, "nat", A): o.Rules((rule(to=o.Return()),)) for family in FAMILIES
+    }
+    heard: list[records.Record] = []
+
+    def work() -> None:
+        plane = XtLegacyPlane(program=both, record=heard.append)
+        try:
+            for _ in range(2):
+                level(plane, both)
+            assert plane.read_now() == both
+        finally:
+            plane.close()
+
+    inside(work)
+    (told,) = [one for one in heard if isinstance(one, records.FamilyAbsent)]
+    assert str(told).startswith("ip6tables cannot be used on this node")
+    assert "Table does not exist" in str(told)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from kubeway.model.forward import Endpoint, Forward, Frontend, ServicePortName
-from kubeway.program.effects import Judge, Question, Stale, first_sync, stale
+from kubeway.program.effects import Judge, Question, Stale, stale
 from kubeway.values import SCTP, TCP, UDP, Ip, Proto, parse_ip
 from kubeway.wire.conntrack import IPS_SEEN_REPLY, Flow
 
@@ -102,11 +102,6 @@ def test_a_service_port_came_or_went() -> None:
     one = forward(A, ways=(CLUSTER_IP, NODE_PORT))
     assert stale(None, one) == (Stale(UDP, 4, VIP, 53, keep(A)), Stale(UDP, 4, None, 30053, keep(A)))
     assert stale(one, None) == (Stale(UDP, 4, VIP, 53, frozenset()), Stale(UDP, 4, None, 30053, frozenset()))
-
-
-def test_at_the_first_sync_every_way_in_is_looked_at() -> None:
-    cart, dns = forward(C, name="cart", ways=(EXTERNAL,), proto=TCP), forward(A, B)
-    assert first_sync([cart, dns]) == (Stale(TCP, 4, OTHER, 53, keep(C)), Stale(UDP, 4, VIP, 53, keep(A, B)))
 
 
 # --- judging -------------------------------------------------------------------------
@@ -231,7 +226,7 @@ def test_a_flow_to_an_endpoint_that_serves_is_never_condemned(
     old, new = pair
     if new is None:
         return
-    for stales in (stale(old, new), first_sync([new])):
+    for stales in (stale(old, new), stale(None, new)):
         judge = Judge(stales, NODE_ADDRESSES)
         serving = keep(*new.serving)
         assert not [f for f in flows_of(new) if (f.reply_src, f.reply_sport) in serving and judge.condemns(f)]
@@ -262,7 +257,7 @@ def test_no_flow_is_left_with_an_endpoint_that_went(pair: tuple[Forward | None, 
 
 @given(protos.flatmap(forwards))
 def test_a_first_sync_forgets_just_what_is_with_no_serving_endpoint(one: Forward) -> None:
-    judge = Judge(first_sync([one]), NODE_ADDRESSES)
+    judge = Judge(stale(None, one), NODE_ADDRESSES)
     for f in flows_of(one):
         astray = (f.reply_src, f.reply_sport) not in keep(*one.serving)
         unsettled = one.proto == UDP or not f.status & IPS_SEEN_REPLY
@@ -271,7 +266,7 @@ def test_a_first_sync_forgets_just_what_is_with_no_serving_endpoint(one: Forward
 
 @given(protos.flatmap(lambda proto: st.lists(forwards(proto), max_size=3)))
 def test_the_order_of_what_is_stale_does_not_matter(many: list[Forward]) -> None:
-    stales = first_sync(many)
+    stales = tuple(each for one in many for each in stale(None, one))
     one, other = Judge(stales, NODE_ADDRESSES), Judge(stales[::-1], NODE_ADDRESSES)
     assert set(one.questions(99)) == set(other.questions(99))
     for f in [f for each in many for f in flows_of(each)]:

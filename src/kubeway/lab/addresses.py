@@ -27,8 +27,6 @@ POD_CIDR: Final = "10.244.1.0/24"
 REMOTE_POD_CIDR: Final = "10.244.2.0/24"
 CLUSTER_CIDR: Final = "10.244.0.0/16"
 SERVICE_CIDR: Final = "10.96.0.0/16"
-EXTERNAL_CIDR: Final = "198.18.0.0/24"
-"""Addresses that only Services use, outside the cluster's own range."""
 
 BALANCER: Final = "198.18.0.200"
 """A load balancer of the outside's own: an address of that host, where "balancer" answers on port 80."""

@@ -1,7 +1,7 @@
 """
 Which endpoints serve, and for each one left out, why.
 
-The rules are Kubernetes' (kube-proxy-behaviour 3.2): ready endpoints, narrowed
+The rules are Kubernetes' (pkg/proxy/topology.go): ready endpoints, narrowed
 by hints; failing those, endpoints that terminate but still serve; for the Local
 policies the same among the endpoints of this node, without hints.
 

@@ -63,11 +63,6 @@ def stale(old: Forward | None, new: Forward | None) -> tuple[Stale, ...]:
     return tuple(Stale(forward.proto, forward.family, ip, port, kept) for (ip, port), kept in touched)
 
 
-def first_sync(forwards: Iterable[Forward]) -> tuple[Stale, ...]:
-    """What may have become stale while nobody looked: every way in, with whom its flows may stay."""
-    return tuple(one for forward in forwards for one in stale(None, forward))
-
-
 def _places(forward: Forward | None) -> dict[Place, None]:
     return {} if forward is None else {(f.ip, f.port): None for f in forward.frontends}
 

@@ -12,8 +12,7 @@ Where kube-proxy is odd and here it is not:
   says; so does --metrics-port=0. kube-proxy keeps the default address, or refuses to start.
 - `minSyncPeriod` and the flags for it are minded if given. If not, syncs are as often as they are
   cheap, instead of once a second at most.
-- No mode means iptables to kube-proxy. While there is none here, it means nftables that does what
-  iptables was asked for.
+- No mode means iptables to kube-proxy. Here it means nftables that does what iptables was asked for.
 """
 
 from __future__ import annotations
@@ -186,8 +185,8 @@ def _finish(
     if not config.mode:
         config = _instead_of_iptables(config)
         notes.append(
-            "mode is not set, which means iptables to kube-proxy; this version has nftables only, "
-            "which is taken, with the settings for iptables"
+            "mode is not set, which means iptables to kube-proxy; here nftables is taken, "
+            "with the settings for iptables"
         )
     elif config.mode == "nftables" and not config.node_port_addresses:
         config = replace(config, node_port_addresses=(config_check.PRIMARY,))

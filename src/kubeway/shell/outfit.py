@@ -8,7 +8,6 @@ ways, is settled here, once, at the start.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from msgspec.structs import replace
@@ -25,10 +24,6 @@ if TYPE_CHECKING:
 
 NF_TABLES: Final = "nf_tables"
 LEGACY: Final = "legacy"
-
-_VERIFY_LEGACY: Final = 60.0
-"""Seconds. Of iptables-legacy the kernel tells how many rules there are, not whether one was changed."""
-
 
 Packets = Callable[[], Mapping[str, int]]
 """How many packets each of the kernel's counters has seen, by its name, now."""
@@ -94,18 +89,18 @@ def _iptables(mode: Mode, linker: Linker, record: records.Recorder, backend: str
 
     chosen = detect() if backend == AUTO else forced(backend, "--kubeway-iptables-backend")
     record(records.BackendChosen(*chosen))
-    lower, upper = NfacctPlane(linker.objects), SysctlPlane(linker.objects)
+    counters, settings = NfacctPlane(linker.objects), SysctlPlane(linker.objects)
     figures = Figures(Tally(), nfacct.counters if nfacct.probe() else None)
     if chosen.back_end == LEGACY:
         from kubeway.shell.xtables_legacy import XtLegacyPlane
 
         legacy = XtLegacyPlane(linker.origin, linker.objects, record)
         rules = Tallied(legacy, figures.rules)
-        planes = Compound({"nfacct": lower, "xtables": rules, "sysctl": upper}, verify=_VERIFY_LEGACY)
+        planes = Compound({"nfacct": counters, "xtables": rules, "sysctl": settings}, verify=legacy.verify)
         return Outfit(mode, planes, frozenset({LEGACY}), figures)
     from kubeway.shell.xtables_nft import XtNftPlane
 
     nft = XtNftPlane(linker.origin, linker.objects)
     rules = Tallied(nft, figures.rules)
-    planes = Compound({"nfacct": lower, "xtables": rules, "sysctl": upper}, verify=inf)
+    planes = Compound({"nfacct": counters, "xtables": rules, "sysctl": settings})
     return Outfit(mode, planes, frozenset({NF_TABLES}), figures)

@@ -35,7 +35,7 @@ _FAMILIES: Final[dict[Family, _Of]] = {
     "ip6": _Of("ip6_tables_names", socket.AF_INET6, socket.IPPROTO_IPV6, wire.V6),
 }
 
-Place = tuple[Family, TableName]
+Table = tuple[Family, TableName]
 
 
 def present(family: Family) -> list[TableName]:
@@ -70,7 +70,7 @@ class KernelTables:
         for one in self._sockets.values():
             one.close()
 
-    def all_info(self) -> dict[Place, wire.Info]:
+    def all_info(self) -> dict[Table, wire.Info]:
         """Of each table that is there. Some 80 us."""
         return {
             (family, table): self.info(family, table) for family in self._sockets for table in present(family)

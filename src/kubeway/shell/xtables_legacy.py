@@ -18,7 +18,7 @@ from typing import Final
 from kubeway import records
 from kubeway.errors import Lost, Refused, Unsupported
 from kubeway.planes.xtables.describe import describe
-from kubeway.planes.xtables.objects import FAMILIES, KINDS, Family, TableName, rules_key
+from kubeway.planes.xtables.objects import FAMILIES, KINDS, PLANE, Family, TableName, rules_key
 from kubeway.planes.xtables.ours import is_lent
 from kubeway.planes.xtables.restore import (
     Commit,
@@ -31,7 +31,7 @@ from kubeway.planes.xtables.text import parse
 from kubeway.program.program import Change, Key, Object, Origin
 from kubeway.shell import xtables_lock, xtables_tools
 from kubeway.shell.privilege import need_net_raw
-from kubeway.shell.xtables_kernel import KernelTables, Place, digest, present
+from kubeway.shell.xtables_kernel import KernelTables, Table, digest, present
 from kubeway.shell.xtables_tools import Failure
 from kubeway.wire.ip_tables import Info
 
@@ -82,9 +82,12 @@ class XtLegacyPlane:
         self._tools = {family: xtables_tools.find(family) for family in FAMILIES}
         self._kernel = KernelTables()
         self._waits: list[float] = []
+        self._usable: dict[Family, bool] = {}
+        """Whether the kernel has tables of a family: of those that were to be written."""
+        self._absent: list[records.FamilyAbsent] = []
         self._generation = 0
-        self._seen: dict[Place, Info] | None = None
-        self._read: dict[Place, tuple[bytes, dict[Key, Object]]] = {}
+        self._seen: dict[Table, Info] | None = None
+        self._read: dict[Table, tuple[bytes, dict[Key, Object]]] = {}
         """What was last read of each table, and by what it can be told to be the same."""
 
     def close(self) -> None:
@@ -111,12 +114,17 @@ class XtLegacyPlane:
         """All our chains and jumps, but for what is shared with others and not wanted.
 
         Tables that nobody uses are not there, and do not appear by this. One in which nothing has
-        changed since the last read is not told and parsed again: a tenth of the cost.
+        changed since the last read is not told and parsed again: a tenth of the cost. A family that the
+        kernel does not have is told to hold what is wanted.
         """
         objects: dict[Key, Object] = {}
         for family in FAMILIES:
-            for table in present(family):
-                objects.update(self._read_table(family, table))
+            if self._usable.get(family, True):
+                for table in present(family):
+                    objects.update(self._read_table(family, table))
+            else:
+                # It cannot hold anything, and nothing can be done about it.
+                objects.update((key, one) for key, one in self.program.items() if _is_of(key, family))
         return asked_for(objects, self.program)
 
     def _read_table(self, family: Family, table: TableName) -> dict[Key, Object]:
@@ -166,6 +174,9 @@ class XtLegacyPlane:
     def _tell(self) -> None:
         """Record what was waited for: not in the thread that waited, as recorders may belong to the loop."""
         waits, self._waits = self._waits, []
+        absent, self._absent = self._absent, []
+        for one in absent:
+            self._record(one)
         for seconds in waits:
             self._record((records.LockWaitedLong if seconds > _LONG else records.LockWaited)(seconds))
 
@@ -175,6 +186,7 @@ class XtLegacyPlane:
             return
         self.generation()  # what others did until now is not taken for ours
         held = self._seen or {}
+        made = {family: some for family, some in made.items() if self._is_usable(family, some[0].table)}
         for family, some in made.items():
             self._load_all(family, some)
         self._seen = self._kernel.all_info()
@@ -182,6 +194,24 @@ class XtLegacyPlane:
         if not _as_expected(held, self._seen, [commit for some in made.values() for commit in some]):
             # Somebody else wrote meanwhile, or what we changed was not what we thought it was.
             self._generation += 1
+
+    def _is_usable(self, family: Family, table: TableName) -> bool:
+        """Whether the kernel has tables of this family, judged by this one, which is about to be written.
+
+        Asked once, by the tool, as it may load a module. A node may do without IPv6; Unsupported if it
+        has no iptables either.
+        """
+        known = self._usable.get(family)
+        if known is None:
+            save = self._tools[family].save
+            _, failed = xtables_tools.run([save, "-t", table], timeout=self._timeout)
+            known = self._usable[family] = failed is None
+            if failed and family == "ip":
+                del self._usable[family]  # a module may be loaded yet
+                raise Unsupported(f"{save}: {failed.words or f'status {failed.status}'}")
+            if failed:
+                self._absent.append(records.FamilyAbsent(family, failed.words))
+        return known
 
     def _load_all(self, family: Family, some: Sequence[Commit]) -> None:
         while some and (failed := self._load(family, some)):
@@ -280,13 +310,17 @@ class XtLegacyPlane:
                     del changes[emptied]
 
 
-def _as_expected(before: Mapping[Place, Info], after: Mapping[Place, Info], some: Iterable[Commit]) -> bool:
+def _is_of(key: Key, family: Family) -> bool:
+    return key.plane == PLANE and key.name[0] == family
+
+
+def _as_expected(before: Mapping[Table, Info], after: Mapping[Table, Info], some: Iterable[Commit]) -> bool:
     """Whether the tables grew by what these commits add, and by nothing else."""
-    grown: Counter[Place] = Counter()
+    grown: Counter[Table] = Counter()
     for commit in some:
         grown[commit.family, commit.table] += commit.growth
     return all(
-        after[place].entries - before[place].entries == count
-        for place, count in grown.items()
-        if place in before and place in after
+        after[table].entries - before[table].entries == count
+        for table, count in grown.items()
+        if table in before and table in after
     )

@@ -311,9 +311,6 @@ def reject(family: str) -> bytes:
 # --- what stock nft wants to know -----------------------------------------------------
 
 COMMENT_RULE: Final = 0
-COMMENT_TABLE: Final = 0
-COMMENT_CHAIN: Final = 0
-COMMENT_ELEMENT: Final = 0
 COMMENT_SET: Final = 7
 MAX_COMMENT: Final = 127  # NFTNL_UDATA_COMMENT_MAXLEN less the NUL
 

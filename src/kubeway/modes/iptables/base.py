@@ -1,7 +1,7 @@
 """
 What is there even with no service: jumps at the hooks, and the chains they lead to.
 
-Source of names, jumps and their order: kube-proxy-behaviour 5.2 to 5.4. What differs, and why:
+Source of names, jumps and their order: pkg/proxy/iptables/proxier.go. What differs, and why:
 
 - Filter looks only at packets that were not translated: one that was has met its fate.
 - KUBE-SERVICES in filter refuses every way in that serves nobody, not cluster IPs alone, and then what

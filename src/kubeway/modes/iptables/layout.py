@@ -2,7 +2,7 @@
 What the files of this mode share: names of chains and lists.
 
 The names that others may know are kube-proxy's: `KUBE-SVC-` and so on before a hash of the service
-port. Source: pkg/proxy/iptables/proxier.go (servicePortChainName), kube-proxy-behaviour 5.3.
+port. Source: pkg/proxy/iptables/proxier.go (servicePortChainName).
 """
 
 from __future__ import annotations

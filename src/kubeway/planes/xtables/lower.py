@@ -22,13 +22,12 @@ from kubeway.planes.xtables.objects import (
     FAMILIES,
     SHARED,
     Family,
-    Goto,
-    Jump,
     Rule,
     TableName,
     jump_key,
 )
 from kubeway.planes.xtables.ours import is_lent
+from kubeway.planes.xtables.shared import is_shared
 from kubeway.program.program import Change, Key, Object
 from kubeway.wire import nftables as nf
 from kubeway.wire import xtables as wire
@@ -202,15 +201,7 @@ def _numbered(place: Place, wanted: Mapping[Key, Object]) -> Iterator[tuple[Key,
 
 def removable(objects: Mapping[Key, Object]) -> list[Key]:
     """What goes when the plane is cleared: all but the shared chain, what is in it, and jumps to it."""
-    return [key for key, thing in objects.items() if not _in_or_to_shared(key, thing)]
-
-
-def _in_or_to_shared(key: Key, thing: Object) -> bool:
-    table, chain = key.name[1:3]
-    if (table, chain) in SHARED:
-        return True
-    aim = thing.target if key.kind == "jump" else None
-    return isinstance(aim, Jump | Goto) and (table, aim.chain) in SHARED
+    return [key for key, thing in objects.items() if not is_shared(key, thing)]
 
 
 def clear(

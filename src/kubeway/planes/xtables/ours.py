@@ -14,7 +14,7 @@ nor is its rule, whoever masquerades by then: proxies of all modes read the same
 One chain is shared: `KUBE-FIREWALL`, which kubelet makes too. It is treated as built-in chains are:
 made if it is missing, never taken away, and of its rules only ours are looked at.
 
-Source: kube-proxy-behaviour 5.2, 5.3, 6.5; pkg/kubelet/kubelet_network_linux.go.
+Source: pkg/proxy/iptables/proxier.go, pkg/proxy/ipvs/proxier.go; pkg/kubelet/kubelet_network_linux.go.
 """
 
 from __future__ import annotations
