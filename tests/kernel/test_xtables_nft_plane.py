@@ -13,6 +13,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -27,7 +28,7 @@ from kubeway.program.plan import diff, steps
 from kubeway.program.program import Change, Key, Origin
 from kubeway.shell.netlink import NetlinkSocket
 from kubeway.shell.xtables_nft import XtNftPlane
-from kubeway.values import TCP
+from kubeway.values import TCP, UDP
 from kubeway.wire import nftables as nf
 from kubeway.wire.netlink import fields, message, read_text, text
 from tests.kernel.netns import inside, needs_root, nft
@@ -706,3 +707,25 @@ def test_it_is_a_plane_that_can_be_awaited() -> None:
             plane.close()
 
     inside(work)
+
+
+def test_a_list_of_clients_forgets_who_came_longest_ago() -> None:
+    """What docs/theory/xtables.md says of sticky Services with many clients."""
+    name = "KUBE-SEP-AAAAAAAAAAAAAAAA"
+    program: Program = {
+        o.chain_key("ip", "filter", SVC): o.Chain(),
+        o.rules_key("ip", "filter", SVC): o.Rules((rule(o.Protocol(UDP), o.Recent(name, "set")),)),
+        o.jump_key("ip", "filter", "OUTPUT", 1): rule(to=o.Jump(SVC)),
+    }
+
+    def work(plane: XtNftPlane) -> None:
+        most = int(Path("/sys/module/xt_recent/parameters/ip_list_tot").read_text())
+        clients = [f"127.0.{number // 250 + 1}.{number % 250 + 1}" for number in range(most + 30)]
+        for client in clients:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                sender.bind((client, 0))
+                sender.sendto(b"hello", ("127.0.0.1", 9))
+        told = Path(f"/proc/thread-self/net/xt_recent/{name}").read_text().splitlines()
+        assert {line.split()[0].removeprefix("src=") for line in told} == set(clients[30:])
+
+    in_kernel(work, program)
