@@ -16,7 +16,7 @@ from kubeway.errors import Malformed
 from kubeway.planes.xtables import objects as o
 from kubeway.planes.xtables.exprlift import RuleLift
 from kubeway.planes.xtables.exprs import RuleLower, raw
-from kubeway.planes.xtables.lift import handles, lift
+from kubeway.planes.xtables.lift import handles, lift, places
 from kubeway.planes.xtables.lower import NO_HANDLE, Place, Standing, asked, clear, lower, removable
 from kubeway.program.plan import diff, steps
 from kubeway.program.program import Change, Key
@@ -380,6 +380,27 @@ def test_handles_are_of_branches_and_of_our_jumps() -> None:
     assert handles(dump(HOOK, [theirs, TO_SVC, theirs, TO_OTHER]), HOOK, {}) == {JUMPS[0]: 11, JUMPS[1]: 13}
     again = Key(o.PLANE, "branch", (*BRANCH.name[:-1], f"{BRANCH.name[-1]}#2"))
     assert handles(dump(BY_PLACE, [SPOT, SPOT]), BY_PLACE, {}) == {BRANCH: 10, again: 11}
+
+
+def test_a_name_that_is_no_text_is_somebody_else_s() -> None:
+    """The kernel takes any bytes for the name of a table or chain, and of a node all chains are told."""
+    strange, plain = b"D\xffCKER", b"DOCKER"
+    made = [
+        wire.new_chain("ip", "nat", "DOCKER"),
+        wire.new_chain("ip", "DOCKER", "KUBE-SERVICES"),
+        wire.new_chain("ip", "nat", SVC),
+    ]
+    told = list(messages(b"".join(made).replace(plain, strange)))
+    assert list(places(told)) == [Place("ip", "nat", SVC)]
+    assert lift(told) == {CHAIN: o.Chain(), RULES: o.Rules()}
+    theirs = RuleLower("ip").body(rule(to=o.Jump("DOCKER"))).replace(plain, strange)
+    hooked = list(messages(wire.replace_rule(*HOOK, 10, theirs)))
+    assert handles(hooked, HOOK, {}) == {}
+    assert lift(hooked) == {}
+
+
+def test_userdata_of_others_need_not_be_nfts() -> None:
+    assert RuleLift("ip").rule(b"", b"\x00\xffcut off") == rule()
 
 
 def test_handles_of_what_others_share_are_not_told() -> None:

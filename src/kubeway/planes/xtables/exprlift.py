@@ -103,7 +103,7 @@ class RuleLift:
                 one = said[run] = _placed(_match(self.family, run))
             placed.append(one)
         # iptables prints a comment of nf_tables, too: behind all others.
-        if userdata and (words := nf.read_comment(nf.COMMENT_RULE, userdata)):
+        if userdata and (words := _words(userdata)):
             placed.append(_placed(Comment(words)))
         if end not in targets:
             targets[end] = _target(self.family, end)
@@ -113,6 +113,14 @@ class RuleLift:
 
 
 _rank = itemgetter(0)
+
+
+def _words(userdata: bytes) -> str:
+    """The comment in it. It is anybody's to fill, so what is no userdata of nft's has none."""
+    try:
+        return nf.read_comment(nf.COMMENT_RULE, userdata)
+    except Malformed:
+        return ""
 
 
 def _placed(match: Match | _Ports | None) -> _Placed:
@@ -494,7 +502,7 @@ def _verdict(expression: _Expression) -> Target | None:
         return None
     attrs = fields(fields(expression.attrs.get(2, b"")).get(2, b""))
     code = read_be32(need(attrs, 1, "a verdict's code"))
-    chain = read_text(attrs[2]) if 2 in attrs else ""
+    chain = wire.chars(bytes(attrs[2])) if 2 in attrs else ""
     match code - (1 << 32) if code >> 31 else code:
         case nf.ACCEPT:
             return Accept()

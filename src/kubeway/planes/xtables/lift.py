@@ -32,7 +32,6 @@ from kubeway.wire.netlink import (
     fields,
     need,
     read_be64,
-    read_text,
 )
 
 _FAMILIES: Final[dict[int, Family]] = {2: "ip", 10: "ip6"}
@@ -105,10 +104,14 @@ def _chain(tables: Mapping[tuple[Family, str], _Table], message: Message) -> Non
 
 
 def _place(message: Message) -> Place | None:
-    """Which chain a NEWCHAIN message tells of; None if it is one of another family."""
+    """Which chain a NEWCHAIN message tells of; None if it is one of another family.
+
+    All chains of the node come by here, and the kernel takes any bytes for a name: one that is no text is
+    somebody else's, and nothing to stumble over.
+    """
     attrs = fields(message.body[4:])
-    family, table = _FAMILIES.get(message.body[0]), read_text(need(attrs, 1, "a table's name"))
-    chain = read_text(need(attrs, 3, "a chain's name"))
+    family, table = _FAMILIES.get(message.body[0]), wire.chars(bytes(need(attrs, 1, "a table's name")))
+    chain = wire.chars(bytes(need(attrs, 3, "a chain's name")))
     return Place(family, cast(TableName, table), chain) if family else None
 
 
