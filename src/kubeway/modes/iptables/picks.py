@@ -1,5 +1,5 @@
 """
-The chains of one service port: whom to masquerade, which list of endpoints, which endpoint.
+The chains of one service port: which list of endpoints, for whom, and which endpoint of it.
 
 The chances of a list come from its rules in turn: of n endpoints the first is taken by one packet
 of n, the second by one of n - 1 of those left, and the last by all that are left.
