@@ -11,6 +11,9 @@ no chain per endpoint: a client that meets itself is found on the way out (`KUBE
 a client is remembered by a rule of the same chain (`recent`). So an endpoint more or less
 rewrites one chain.
 
+Clients that are no pods are marked for masquerading on their way to cluster IPs, for all of these at
+once (`KUBE-FROM-OUTSIDE`); for other ways in the chain of the service port says who is.
+
 In filter, what is not sent anywhere is refused: clients outside the source ranges first, then
 ways in without endpoints, then what is left of cluster IPs. All of that looks only at packets
 that were not translated.
@@ -20,7 +23,8 @@ The meaning is the model's (`kubeway.model.oracle`); the laws compare the two.
     layout   names, trees
     base     jumps and chains that are there even with no service
     dispatch how a way in is found: the branches that lead to it
-    picks    the chains of one service port: what to masquerade, and which endpoint
+    clients  who a packet is from, as matches
+    picks    the chains of one service port: which list of endpoints, and which of them
     mode     what one service port adds; where a packet can end
 """
 

@@ -17,6 +17,7 @@ from typing import Final
 
 from kubeway.model.node import FamilyView, NodeView
 from kubeway.modes.iptables import dispatch
+from kubeway.modes.iptables.clients import outside
 from kubeway.modes.iptables.dispatch import TREES, Tree
 from kubeway.modes.iptables.layout import (
     CHAIN,
@@ -27,6 +28,7 @@ from kubeway.modes.iptables.layout import (
     LOOPBACKS,
     MARK_MASQ,
     NODE_PORTS,
+    OUTSIDE,
     POSTROUTING,
     SERVICES,
     SHARED_FIREWALL,
@@ -40,6 +42,7 @@ from kubeway.planes.xtables.objects import (
     CtState,
     Destination,
     Drop,
+    Goto,
     Jump,
     Mark,
     MarkXset,
@@ -114,13 +117,16 @@ def base(number: int, node: NodeView) -> dict[Key, Object]:
 
 
 def _nat(view: FamilyView, node: NodeView) -> dict[tuple[TableName, str], list[Rule]]:
-    mark = node.mark
-    return {
+    mark, hidden = node.mark, _from_outside(view, node)
+    node_ports = _to_node(view, Jump(NODE_PORTS), _NODE_PORTS_LAST)
+    chains: dict[tuple[TableName, str], list[Rule]] = {
         # An address keeps its port where nobody serves it: what leads there ends in nat's ACCEPT, so that no
         # node port of the same number steps in.
         ("nat", SERVICES): [
+            _into(dispatch.EXTERNAL_WAYS_IN),
+            *hidden,
             _into(dispatch.WAYS_IN),
-            *_to_node(view, Jump(NODE_PORTS), _NODE_PORTS_LAST),
+            *node_ports,
         ],
         ("nat", NODE_PORTS): [_into(dispatch.NODE_PORTS_IN)],
         ("nat", POSTROUTING): [
@@ -134,6 +140,31 @@ def _nat(view: FamilyView, node: NodeView) -> dict[tuple[TableName, str], list[R
         ],
         ("nat", MARK_MASQ): [Rule((), MarkXset(mark, mark))],
     }
+    if hidden:
+        # Marked before it is known whether the packet is for a cluster IP: so no service port has a rule for
+        # this, which would be one of seven. What finds no Service goes on as it came.
+        chains["nat", OUTSIDE] = [
+            Rule((), MarkXset(mark, mark)),
+            _into(dispatch.WAYS_IN),
+            Rule((), MarkXset(0, mark)),
+            *node_ports,
+        ]
+    return chains
+
+
+def _from_outside(view: FamilyView, node: NodeView) -> list[Rule]:
+    """Whom endpoints of cluster IPs do not see. Who bears the mark already keeps it, whatever comes.
+
+    A goto: of what comes back from there, nothing is asked again. It stands before the jump to the same
+    tree, as a chain that the kernel has validated at some depth is not looked at again at a lesser one.
+    """
+    hidden: tuple[tuple[Match, ...], ...] = ()
+    if node.masquerade_all:
+        hidden = ((),)
+    elif view.detector is not None:
+        hidden = outside(view.detector)
+    unmarked = Mark(node.mark, node.mark, invert=True)
+    return [Rule((*each, unmarked), Goto(OUTSIDE)) for each in hidden]
 
 
 def _came_by_loopback(view: FamilyView, node: NodeView) -> list[Rule]:

@@ -51,6 +51,9 @@ class Tree(NamedTuple):
 
 
 WAYS_IN: Final = Tree("nat", f"{BRANCHING}SERVICE", "S")
+"""Cluster IPs."""
+EXTERNAL_WAYS_IN: Final = Tree("nat", f"{BRANCHING}EXTERNAL", "E")
+"""Addresses outside the cluster; whose clients are hidden is each service port's own matter."""
 NODE_PORTS_IN: Final = Tree("nat", f"{BRANCHING}PORT", "P")
 CLIENTS: Final = Tree("nat", f"{BRANCHING}CLIENT", "C", Source)
 """Endpoints of this node, which may meet themselves."""
@@ -63,6 +66,7 @@ HEALTH_PORTS: Final = Tree("filter", f"{BRANCHING}HEALTH", "H")
 """Where load balancers ask whether to send here."""
 TREES: Final = (
     WAYS_IN,
+    EXTERNAL_WAYS_IN,
     NODE_PORTS_IN,
     CLIENTS,
     FIREWALLED,

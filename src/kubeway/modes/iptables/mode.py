@@ -114,11 +114,11 @@ class IptablesMode:
             chain = picks.external(frontend) if external else picks.cluster_ip(frontend)
             if frontend.sources is not None:
                 chain = picks.firewalled(frontend, frontend.sources, chain)
-            tree = dispatch.NODE_PORTS_IN if ip is None else dispatch.WAYS_IN
-            self._put(picks, tree, frontend, name + _KINDS.get(frontend.kind, ""), Jump(chain))
+            self._put(picks, _entrance(frontend), frontend, name + _KINDS.get(frontend.kind, ""), Jump(chain))
         elif ip in view.addresses:
             # The address keeps its port: no node port of that number steps in.
-            self._put(picks, dispatch.WAYS_IN, frontend, f"{name} has no endpoints, filter says so", _NOBODY)
+            nobody = f"{name} has no endpoints, filter says so"
+            self._put(picks, _entrance(frontend), frontend, nobody, _NOBODY)
 
     def _put(self, picks: Picks, tree: Tree, frontend: Frontend, comment: str, target: Target) -> None:
         """Let packets that come in by this way meet the target."""
@@ -144,6 +144,13 @@ class IptablesMode:
 
 
 IPTABLES: Final = IptablesMode()
+
+
+def _entrance(frontend: Frontend) -> Tree:
+    """Where nat looks for this way in."""
+    if frontend.ip is None:
+        return dispatch.NODE_PORTS_IN
+    return dispatch.WAYS_IN if frontend.kind == "ClusterIP" else dispatch.EXTERNAL_WAYS_IN
 
 
 def _itself(endpoint: Endpoint, proto: Proto) -> Rule:

@@ -1,5 +1,5 @@
 """
-The chains of one service port: whom to masquerade, which list of endpoints, which endpoint.
+The chains of one service port: which list of endpoints, for whom, and which endpoint of it.
 
 The chances of a list come from its rules in turn: of n endpoints the first is taken by one packet
 of n, the second by one of n - 1 of those left, and the last by all that are left.
@@ -7,12 +7,13 @@ of n, the second by one of n - 1 of those left, and the last by all that are lef
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final
 
 from kubeway.model.forward import Endpoint, Forward, Frontend
-from kubeway.model.node import Detector, NodeView
+from kubeway.model.node import NodeView
+from kubeway.modes.iptables.clients import from_prefix, inside
 from kubeway.modes.iptables.layout import (
     CHAIN,
     MARK_MASQ,
@@ -21,8 +22,6 @@ from kubeway.modes.iptables.layout import (
     note,
     speaks,
     suffix,
-    to_address,
-    to_port,
 )
 from kubeway.planes.xtables.objects import (
     Accept,
@@ -31,7 +30,6 @@ from kubeway.planes.xtables.objects import (
     Dnat,
     Drop,
     Family,
-    InInterface,
     Jump,
     Match,
     Protocol,
@@ -40,7 +38,6 @@ from kubeway.planes.xtables.objects import (
     Return,
     Rule,
     Rules,
-    Source,
     TableName,
     chain_key,
     rules_key,
@@ -68,21 +65,8 @@ class Picks:
         self.told = "" if view.family(forward.family).large else f"{self.name} -> "
 
     def cluster_ip(self, frontend: Frontend) -> str:
-        """The chain for a cluster IP."""
-        forward = self.forward
-        assert frontend.ip is not None
-        hidden: tuple[tuple[Match, ...], ...] = ()
-        if self.view.masquerade_all:
-            hidden = ((),)
-        elif self.detector is not None:
-            hidden = outside(self.detector)
-        # Other ways in may lead to the same chain; they have had their marks.
-        to_it = (to_address(frontend.ip),)
-        ends: tuple[Match, ...] = self.proto, to_port(forward.proto, frontend.port)
-        if self.told:
-            ends = *ends, note(f"{self.name} cluster IP")
-        first = [Rule(in_order((*each, *to_it, *ends)), _MASQUERADE) for each in hidden]
-        return self._list(forward.internal_local, "", frontend, first)
+        """The chain for a cluster IP. Clients that are to be hidden have been marked on the way."""
+        return self._list(self.forward.internal_local, "", frontend)
 
     def external(self, frontend: Frontend) -> str:
         """The chain for any other way in: its own if clients are remembered, else one for all of them."""
@@ -111,14 +95,14 @@ class Picks:
     def firewalled(self, frontend: Frontend, sources: tuple[Prefix, ...], into: str) -> str:
         """The chain that lets only clients from `sources` go on to the chain `into`."""
         comment = note(f"{self.name} loadbalancer IP")
-        rules = [Rule((*_source(source), comment), Jump(into)) for source in sources]
+        rules = [Rule((*from_prefix(source), comment), Jump(into)) for source in sources]
         comment = note(f"other traffic to {self.name} will be dropped by KUBE-PROXY-FIREWALL")
         rules.append(Rule((comment,), Accept()))
         return self._add("nat", self.firewall_name(frontend), rules)
 
     def firewall(self, frontend: Frontend, sources: tuple[Prefix, ...]) -> str:
         """Its other half, in filter."""
-        rules = [Rule(_source(source), Return()) for source in sources]
+        rules = [Rule(from_prefix(source), Return()) for source in sources]
         rules.append(Rule((), Drop()))
         return self._add("filter", self.firewall_name(frontend), rules)
 
@@ -129,22 +113,19 @@ class Picks:
         alike = first.sources == frontend.sources and not forward.affinity
         return f"KUBE-FW-{suffix(forward, '' if alike else front_of(frontend, forward.proto))}"
 
-    def _list(self, local: bool, ending: str, frontend: Frontend, first: list[Rule] | None = None) -> str:
-        """The chain that draws one of a list, with `first` before that."""
+    def _list(self, local: bool, ending: str, frontend: Frontend) -> str:
+        """The chain that draws one of a list."""
         forward = self.forward
         chain = f"KUBE-{'SVL' if local else 'SVC'}-{suffix(forward, ending)}"
-        key = rules_key(self.family, "nat", chain)
-        held = self.objects.get(key)
-        if held is not None and not first:
+        if rules_key(self.family, "nat", chain) in self.objects:
             return chain
         endpoints = forward.local if local else forward.cluster
-        drawn: Iterable[Rule]
         if forward.affinity:
             front = front_of(frontend, forward.proto)
-            drawn = _sticky(endpoints, self.proto, forward.affinity, front, self.told)
+            drawn = list(_sticky(endpoints, self.proto, forward.affinity, front, self.told))
         else:
             drawn = _drawn(endpoints, self.proto, self.told)
-        return self._add("nat", chain, [*(first or ()), *drawn])
+        return self._add("nat", chain, drawn)
 
     def _add(self, table: TableName, chain: str, rules: list[Rule]) -> str:
         self.objects[chain_key(self.family, table, chain)] = CHAIN
@@ -192,27 +173,3 @@ def _chances(proto: Proto, count: int) -> Chances:
 @lru_cache(maxsize=4096)
 def _random(of: int) -> Random:
     return Random(of)
-
-
-# --- who it is from --------------------------------------------------------------------
-# Alternatives of matches, each of which is enough: none at all, and it is never so; an empty one,
-# and it always is.
-
-
-def inside(detector: Detector) -> tuple[tuple[Match, ...], ...]:
-    """The client is a pod of this cluster."""
-    if detector.prefix is None:
-        return ((InInterface(detector.interface, detector.kind == "interface-prefix"),),)
-    return (_source(detector.prefix),)
-
-
-def outside(detector: Detector) -> tuple[tuple[Match, ...], ...]:
-    """The client is no pod of this cluster."""
-    if detector.prefix is None:
-        return ((InInterface(detector.interface, detector.kind == "interface-prefix", invert=True),),)
-    return ((Source(detector.prefix, invert=True),),) if detector.prefix.length else ()
-
-
-def _source(prefix: Prefix) -> tuple[Match, ...]:
-    """A prefix of length zero is no match: iptables does not keep it."""
-    return (Source(prefix),) if prefix.length else ()

@@ -55,6 +55,7 @@ _FIXED: Final[dict[str, frozenset[str]]] = {
         "KUBE-NODEPORTS",
         "KUBE-POSTROUTING",
         "KUBE-MARK-MASQ",
+        "KUBE-FROM-OUTSIDE",
         # ipvs mode
         "KUBE-NODE-PORT",
         "KUBE-LOAD-BALANCER",
