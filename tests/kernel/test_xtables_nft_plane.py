@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from kubeway.errors import Lost, Refused
 from kubeway.model.forward import ServicePortName
+from kubeway.planes.xtables import lower
 from kubeway.planes.xtables import objects as o
 from kubeway.planes.xtables.text import TABLES, parse, show
 from kubeway.program.plan import diff, steps
@@ -306,9 +307,16 @@ def of_others(family: o.Family) -> dict[str, tuple[list[str], list[str]]]:
     return {table: (sorted(tables[table][0]), tables[table][1]) for table in ("*nat", "*filter", "*raw")}
 
 
+@pytest.mark.parametrize("many", [0, 2000])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_law_any_program_takes_the_place_of_any_other(family: o.Family) -> None:
-    """And others' rules, chains and policies are as they were, also when all of ours is gone."""
+def test_law_any_program_takes_the_place_of_any_other(
+    family: o.Family, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And others' rules, chains and policies are as they were, also when all of ours is gone.
+
+    So it is when the changes are so many that they are put in the order in which the kernel walks them.
+    """
+    monkeypatch.setattr(lower, "MANY", many)
 
     @settings(max_examples=EXAMPLES)
     @given(st.lists(programs(family).map(understood), min_size=2, max_size=3))

@@ -17,7 +17,17 @@ from kubeway.planes.xtables import objects as o
 from kubeway.planes.xtables.exprlift import RuleLift
 from kubeway.planes.xtables.exprs import RuleLower, raw
 from kubeway.planes.xtables.lift import handles, lift, places
-from kubeway.planes.xtables.lower import NO_HANDLE, Place, Standing, asked, clear, lower, removable
+from kubeway.planes.xtables.lower import (
+    NO_HANDLE,
+    Place,
+    Standing,
+    as_walked,
+    asked,
+    clear,
+    lower,
+    place_of,
+    removable,
+)
 from kubeway.program.plan import diff, steps
 from kubeway.program.program import Change, Key
 from kubeway.wire import nftables as nf
@@ -429,3 +439,39 @@ def test_what_is_shared_is_not_removed() -> None:
     gone = clear(program, {HOOK: {JUMPS[0]: 3}}, set())
     kinds = [[m.kind & 0xFF for m in messages(b"".join(p.messages))] for p in (kept, gone)]
     assert kinds == [[nf.DELRULE, nf.DELRULE], [nf.DELRULE, nf.DELRULE, nf.DELCHAIN]]
+
+
+@settings(max_examples=EXAMPLES // 2)
+@given(of_a_family, of_a_family)
+def test_many_changes_are_the_same_in_the_order_of_the_walk(
+    before: dict[Key, object], after: dict[Key, object]
+) -> None:
+    for step in steps(diff(before, after), ORDER):
+        walked = as_walked(step.changes)
+        assert sorted(map(id, walked)) == sorted(map(id, step.changes))
+        for kind in o.KINDS:
+            for verb in ("add", "set", "del"):
+                # Of one chain nothing changes places.
+                for chain in {place_of(change.key) for change in step.changes}:
+                    told, put = (
+                        [c for c in some if (place_of(c.key), c.key.kind, c.verb) == (chain, kind, verb)]
+                        for some in (step.changes, walked)
+                    )
+                    assert told == put
+
+
+def test_what_leads_to_a_chain_comes_right_before_it() -> None:
+    program: dict[Key, object] = {}
+    names = [f"KUBE-SVC-{letter * 16}" for letter in "CABD"]
+    for name in names:
+        program[o.chain_key("ip", "nat", name)] = o.Chain()
+        program[o.rules_key("ip", "nat", name)] = o.Rules((rule(to=o.Return()),))
+    for letter, at in (("B", 0), ("A", 3)):
+        name = f"{o.BRANCHING}{letter}"
+        branch = rule(to=o.Goto(names[at]))
+        program[o.chain_key("ip", "nat", name)] = o.Chain()
+        program[o.branch_key("ip", "nat", name, branch)] = branch
+    (step,) = steps(diff({}, program), ORDER)
+    walked = [place_of(c.key).chain for c in as_walked(step.changes) if c.key.kind != "chain"]
+    for letter, at in (("B", 0), ("A", 3)):
+        assert walked.index(names[at]) == walked.index(f"{o.BRANCHING}{letter}") + 1

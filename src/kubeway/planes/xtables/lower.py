@@ -22,6 +22,8 @@ from kubeway.planes.xtables.objects import (
     FAMILIES,
     SHARED,
     Family,
+    Goto,
+    Jump,
     Rule,
     TableName,
     jump_key,
@@ -31,6 +33,9 @@ from kubeway.planes.xtables.shared import is_shared
 from kubeway.program.program import Change, Key, Object
 from kubeway.wire import nftables as nf
 from kubeway.wire import xtables as wire
+
+MANY: Final = 2000
+"""Changes from this number on are put in the order in which the kernel will walk what they make."""
 
 NO_HANDLE: Final = 0
 """No rule has it, so the kernel refuses what asks for it (ENOENT)."""
@@ -110,7 +115,7 @@ def lower(
         if change.key.kind == "jump":
             rewritten.setdefault(place_of(change.key), {})[change.key] = change
     _tables(parcels, changes)
-    for change in changes:
+    for change in as_walked(changes) if len(changes) >= MANY else changes:
         place = place_of(change.key)
         match change.key.kind:
             case "chain":
@@ -127,6 +132,46 @@ def lower(
                 if jumps := rewritten.pop(place, None):
                     _jumps(parcels, jumps, place, standing[place], wanted)
     return parcels
+
+
+def as_walked(changes: Sequence[Change]) -> list[Change]:
+    """The same, with what is made in the order in which the kernel walks it.
+
+    It lays chains and rules into memory as they come, and walks all of a table's to validate it at each
+    commit. Where those of a Service lie beside what leads there, a change takes a third less time.
+    """
+    chains, rules, others = list[Change](), list[Change](), list[Change]()
+    for change in changes:
+        if change.verb == "add" and change.key.kind == "chain":
+            chains.append(change)
+        elif change.verb != "del" and change.key.kind in ("rules", "branch"):
+            rules.append(change)
+        else:
+            others.append(change)
+    turns = {place: turn for turn, place in enumerate(_walk(rules))}
+
+    def turn(change: Change) -> int:
+        return turns.get(place_of(change.key), 0)
+
+    return sorted(chains, key=turn) + sorted(rules, key=turn) + others
+
+
+def _walk(rules: Sequence[Change]) -> Iterator[Place]:
+    """The chains of these rules: from where only jumps lead, as deep as it goes, and then the next."""
+    leads: dict[Place, list[Place]] = {}
+    for change in rules:
+        place = place_of(change.key)
+        aims = leads.setdefault(place, [])
+        for rule in change.new.rules if change.key.kind == "rules" else (change.new,):
+            if isinstance(rule.target, Jump | Goto):
+                aims.append(place._replace(chain=rule.target.chain))
+    led_to = {place for places in leads.values() for place in places}
+    ahead = [*reversed(leads), *reversed([place for place in leads if place not in led_to])]
+    while ahead:
+        place = ahead.pop()
+        if place in leads:
+            yield place
+            ahead += reversed(leads.pop(place))
 
 
 def _gone(changes: Sequence[Change]) -> set[Place]:
