@@ -16,10 +16,10 @@ from typing import Final
 
 from kubeway.errors import KubewayError, Refused
 from kubeway.modes.iptables.dispatch import WAYS_IN
-from kubeway.planes.xtables.objects import FAMILIES, chain_key
+from kubeway.planes.xtables.objects import FAMILIES
 from kubeway.planes.xtables.ours import is_ours
-from kubeway.program.program import Key, Object
 from kubeway.shell.netlink import NetlinkSocket, refused
+from kubeway.shell.ruleset import has_chain
 from kubeway.shell.xtables_kernel import KernelTables, chains, present
 from kubeway.wire import nftables as wire
 from kubeway.wire.nfnetlink import Batch
@@ -70,11 +70,13 @@ def _kube_proxys(everybodys: bool) -> Iterator[str]:
 def _nf_tables(everybodys: bool) -> Iterator[str]:
     from kubeway.shell.xtables_nft import XtNftPlane
 
+    with NetlinkSocket() as socket:
+        if not everybodys and not any(has_chain(socket, family, *_OURS) for family in FAMILIES):
+            return
     plane = XtNftPlane()
     try:
-        if everybodys or _is_ours(plane.read_now()):
-            for table in plane.remove():
-                yield f"rules in table {table} (iptables, nf_tables)"
+        for table in plane.remove():
+            yield f"rules in table {table} (iptables, nf_tables)"
     finally:
         plane.close()
 
@@ -116,10 +118,6 @@ _HOLDERS: Final[Mapping[str, Callable[[bool], Iterator[str]]]] = {
     "nf_tables": _nf_tables,
     "legacy": _legacy,
 }
-
-
-def _is_ours(objects: Mapping[Key, Object]) -> bool:
-    return any(chain_key(family, *_OURS) in objects for family in FAMILIES)
 
 
 def remove_kube_proxy_tables() -> list[str]:

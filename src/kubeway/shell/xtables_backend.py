@@ -20,6 +20,7 @@ from kubeway.errors import BadInput, Refused, Unsupported
 from kubeway.planes.xtables.objects import FAMILIES, Family, TableName
 from kubeway.shell import xtables_kernel, xtables_tools
 from kubeway.shell.netlink import NetlinkSocket
+from kubeway.shell.ruleset import ABSENT, has_chain
 from kubeway.shell.xtables_kernel import KernelTables
 from kubeway.shell.xtables_tools import BackEnd
 from kubeway.wire import nftables as wire
@@ -30,10 +31,8 @@ _HINT_TABLE: Final = "mangle"
 _TABLES: Final = ("nat", "filter", "mangle", "raw", "security")
 """Those that iptables-nft makes, the fullest first."""
 
-# What nf_tables answers for what is not there, and for families it does not know.
-_ABSENT: Final = frozenset({errno.ENOENT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP})
 _NO_NF_TABLES: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT})
-_CHAIN_TABLE, _CHAIN_NAME, _RULE_TABLE = 1, 3, 1
+_RULE_TABLE: Final = 1
 
 _WORDS: Final[dict[str, BackEnd]] = {"nf_tables": "nf_tables", "nft": "nf_tables", "legacy": "legacy"}
 
@@ -105,13 +104,7 @@ def _without_legacy(netlink: NetlinkSocket) -> Choice:
 def _kubelet_in_nf_tables(netlink: NetlinkSocket) -> Choice | None:
     for family in FAMILIES:
         for chain in _HINTS:
-            names = text(_CHAIN_TABLE, _HINT_TABLE) + text(_CHAIN_NAME, chain)
-            try:
-                netlink.ask(wire.get(wire.GETCHAIN, family, names, dump=False))
-            except Refused as error:
-                if error.errno not in _ABSENT:
-                    raise
-            else:
+            if has_chain(netlink, family, _HINT_TABLE, chain):
                 return Choice("nf_tables", _kubelet_has(chain, _HINT_TABLE, family, "nf_tables"))
     return None
 
@@ -156,7 +149,7 @@ def _rules_in_nf_tables(netlink: NetlinkSocket, enough: int) -> int:
                     if count >= enough:
                         return count
             except Refused as error:
-                if error.errno not in _ABSENT:
+                if error.errno not in ABSENT:
                     raise
     return count
 
