@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from kubeway.errors import KubewayError
 from kubeway.machines.aside import Aside
+from kubeway.model.node import Options
 from kubeway.modes.iptables import IptablesMode
 from kubeway.modes.iptables.layout import hashed
 from kubeway.program.link import Linker
@@ -128,7 +129,7 @@ class Node:
         self.now = 0.0
         self.heard: list[Record] = []
         self.linker = Linker()
-        self.fit = outfit("iptables", self.linker, self.heard.append, back_end)
+        self.fit = outfit(Options(mode="iptables"), self.linker, self.heard.append, back_end)
         self.leveller = Leveller(
             self.fit.mode,
             self.fit.plane,

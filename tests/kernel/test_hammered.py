@@ -19,7 +19,7 @@ import pytest
 from kubeway.errors import KubewayError
 from kubeway.machines.aside import Aside
 from kubeway.model.forward import Endpoint, Forward, Frontend, ServicePortName
-from kubeway.model.node import Detector, FamilyView, NodeView
+from kubeway.model.node import Detector, FamilyView, NodeView, Options
 from kubeway.modes.iptables import IPTABLES
 from kubeway.program.link import Linker
 from kubeway.program.program import Change, Fragment
@@ -87,7 +87,7 @@ class Node:
     def __init__(self, back_end: str) -> None:
         self.heard: list[Record] = []
         self.linker = Linker()
-        self.fit = outfit("iptables", self.linker, self.heard.append, back_end)
+        self.fit = outfit(Options(mode="iptables"), self.linker, self.heard.append, back_end)
         self.leveller = Leveller(
             self.fit.mode,
             self.fit.plane,

@@ -121,12 +121,13 @@ class _Daemon:
         if config.oom_score_adj is not None:
             set_oom_score_adj(config.oom_score_adj, self._hear)
         linker = Linker()
-        self._outfit = outfit(config.options.mode, linker, self._hear, config.iptables_backend)
+        options = able(config.options)
+        self._outfit = outfit(options, linker, self._hear, config.iptables_backend)
         self._awaited = False  # manifests were followed before the first sync
         self._syncer = Syncer(
             mode=self._outfit.mode,
             plane=self._outfit.plane,
-            options=able(config.options),
+            options=options,
             facts=self._facts(),
             store=self._store,
             record=self._hear,

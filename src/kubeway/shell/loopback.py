@@ -25,8 +25,9 @@ from kubeway.shell.outfit import able, outfit
 async def prepare(options: Options, backend: str, record: records.Recorder) -> None:
     """Write the rule and then the sysctl, where they are wanted and missing. KubewayError if that fails."""
     linker = Linker()
-    fit = outfit(options.mode, linker, record, backend)
-    base = fit.mode.base(node_view(NodeFacts(name=options.hostname), able(options), ()))
+    options = able(options)
+    fit = outfit(options, linker, record, backend)
+    base = fit.mode.base(node_view(NodeFacts(name=options.hostname), options, ()))
     wanted = {key: thing for key, thing in base.objects.items() if _is_about_loopback(key, thing)}
     if not any(key.plane == SYSCTL for key in wanted):
         return

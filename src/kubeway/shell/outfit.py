@@ -8,6 +8,7 @@ ways, is settled here, once, at the start.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from msgspec.structs import replace
@@ -16,13 +17,12 @@ from kubeway import records
 from kubeway.model.configuration import AUTO
 from kubeway.model.node import Options
 from kubeway.program.link import Linker
-from kubeway.program.plane import Mode
+from kubeway.program.plane import Mode, Plane
 from kubeway.shell.compound import Compound
 
 if TYPE_CHECKING:
     from kubeway.planes.xtables.tally import Tally
 
-NF_TABLES: Final = "nf_tables"
 LEGACY: Final = "legacy"
 
 Packets = Callable[[], Mapping[str, int]]
@@ -57,11 +57,11 @@ def mode_named(name: str) -> Mode:
     return NFTABLES
 
 
-def outfit(name: str, linker: Linker, record: records.Recorder, backend: str = AUTO) -> Outfit:
-    """All that the mode of this name needs. Unsupported, in one line, if this machine lacks some of it."""
-    mode = mode_named(name)
-    if name == "iptables":
-        return _iptables(mode, linker, record, backend)
+def outfit(options: Options, linker: Linker, record: records.Recorder, backend: str = AUTO) -> Outfit:
+    """All that the mode needs. Unsupported, in one line, if this machine lacks some of it."""
+    mode = mode_named(options.mode)
+    if options.mode == "iptables":
+        return _iptables(mode, options, linker, record, backend)
     from kubeway.shell.nft import NftPlane
 
     plane = NftPlane(linker.origin, linker.objects)
@@ -79,28 +79,30 @@ def able(options: Options) -> Options:
     return replace(options, accounting=nfacct.probe(), drop_invalid=drop_invalid)
 
 
-def _iptables(mode: Mode, linker: Linker, record: records.Recorder, backend: str) -> Outfit:
+def _iptables(mode: Mode, options: Options, linker: Linker, record: records.Recorder, backend: str) -> Outfit:
     from kubeway.planes.xtables.tally import Tally
     from kubeway.shell import nfacct
-    from kubeway.shell.nfacct import NfacctPlane
     from kubeway.shell.sysctl_plane import SysctlPlane
     from kubeway.shell.xtables_backend import detect, forced
-    from kubeway.shell.xtables_tallied import Tallied
+    from kubeway.shell.xtables_tallied import CountedPlane, Tallied
 
     chosen = detect() if backend == AUTO else forced(backend, "--kubeway-iptables-backend")
     record(records.BackendChosen(*chosen))
-    counters, settings = NfacctPlane(linker.objects), SysctlPlane(linker.objects)
-    figures = Figures(Tally(), nfacct.counters if nfacct.probe() else None)
+    tables: CountedPlane
+    verify = inf
     if chosen.back_end == LEGACY:
         from kubeway.shell.xtables_legacy import XtLegacyPlane
 
-        legacy = XtLegacyPlane(linker.origin, linker.objects, record)
-        rules = Tallied(legacy, figures.rules)
-        planes = Compound({"nfacct": counters, "xtables": rules, "sysctl": settings}, verify=legacy.verify)
-        return Outfit(mode, planes, frozenset({LEGACY}), figures)
-    from kubeway.shell.xtables_nft import XtNftPlane
+        tables = XtLegacyPlane(linker.origin, linker.objects, record)
+        verify = XtLegacyPlane.verify
+    else:
+        from kubeway.shell.xtables_nft import XtNftPlane
 
-    nft = XtNftPlane(linker.origin, linker.objects)
-    rules = Tallied(nft, figures.rules)
-    planes = Compound({"nfacct": counters, "xtables": rules, "sysctl": settings})
-    return Outfit(mode, planes, frozenset({NF_TABLES}), figures)
+        tables = XtNftPlane(linker.origin, linker.objects)
+    figures = Figures(Tally(), nfacct.counters if options.accounting else None)
+    planes: dict[str, Plane] = {
+        "nfacct": nfacct.NfacctPlane(linker.objects),
+        "xtables": Tallied(tables, figures.rules),
+        "sysctl": SysctlPlane(linker.objects),
+    }
+    return Outfit(mode, Compound(planes, verify), frozenset({chosen.back_end}), figures)
