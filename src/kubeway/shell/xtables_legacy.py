@@ -81,10 +81,10 @@ class XtLegacyPlane:
         self._record, self._patience, self._timeout = record, patience, timeout
         self._tools = {family: xtables_tools.find(family) for family in FAMILIES}
         self._kernel = KernelTables()
-        self._waits: list[float] = []
+        self._untold: list[records.Record] = []
+        """What a thread found: recorders may belong to the loop, so it is told there."""
         self._usable: dict[Family, bool] = {}
         """Whether the kernel has tables of a family: of those that were to be written."""
-        self._absent: list[records.FamilyAbsent] = []
         self._generation = 0
         self._seen: dict[Table, Info] | None = None
         self._read: dict[Table, tuple[bytes, dict[Key, Object]]] = {}
@@ -172,13 +172,9 @@ class XtLegacyPlane:
             self._tell()
 
     def _tell(self) -> None:
-        """Record what was waited for: not in the thread that waited, as recorders may belong to the loop."""
-        waits, self._waits = self._waits, []
-        absent, self._absent = self._absent, []
-        for one in absent:
+        untold, self._untold = self._untold, []
+        for one in untold:
             self._record(one)
-        for seconds in waits:
-            self._record((records.LockWaitedLong if seconds > _LONG else records.LockWaited)(seconds))
 
     def _write(self, changes: Sequence[Change], before: Standing) -> None:
         made = commits(changes, before)
@@ -205,12 +201,11 @@ class XtLegacyPlane:
         if known is None:
             save = self._tools[family].save
             _, failed = xtables_tools.run([save, "-t", table], timeout=self._timeout)
-            known = self._usable[family] = failed is None
-            if failed and family == "ip":
-                del self._usable[family]  # a module may be loaded yet
+            if failed and family == "ip":  # not for good: a module may be loaded yet
                 raise Unsupported(f"{save}: {failed.words or f'status {failed.status}'}")
             if failed:
-                self._absent.append(records.FamilyAbsent(family, failed.words))
+                self._untold.append(records.FamilyAbsent(family, failed.words))
+            known = self._usable[family] = failed is None
         return known
 
     def _load_all(self, family: Family, some: Sequence[Commit]) -> None:
@@ -254,7 +249,7 @@ class XtLegacyPlane:
         tools = self._tools[family]
         pieces = chain.from_iterable(commit.pieces() for commit in some)
         with xtables_lock.locked(self._patience) as (had, seconds):
-            self._waits.append(seconds)
+            self._untold.append((records.LockWaitedLong if seconds > _LONG else records.LockWaited)(seconds))
             if not tools.waits:
                 # A tool that does not know the lock is run under ours.
                 if not had:

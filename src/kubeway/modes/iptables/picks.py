@@ -57,7 +57,7 @@ class Picks:
     """The chains of one service port, made as ways in ask for them."""
 
     def __init__(self, objects: dict[Key, Object], family: Family, forward: Forward, view: NodeView) -> None:
-        self.objects, self.family, self.forward, self.view = objects, family, forward, view
+        self.objects, self.family, self.forward = objects, family, forward
         self.name = str(forward.name)
         self.proto = speaks(forward.proto)
         self.detector = view.family(forward.family).detector
