@@ -11,7 +11,6 @@ import asyncio
 import shlex
 import shutil
 import subprocess
-from collections.abc import Hashable
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -20,17 +19,11 @@ import pytest
 from msgspec.structs import replace
 
 from kubeway.errors import KubewayError
-from kubeway.machines.aside import Aside
-from kubeway.model.node import Options
 from kubeway.modes.iptables import IptablesMode
 from kubeway.modes.iptables.layout import hashed
-from kubeway.program.link import Linker
 from kubeway.program.plan import diff
-from kubeway.program.program import Change
 from kubeway.records import Drifted, Record, Repaired
-from kubeway.shell.dialects import lawful
-from kubeway.shell.leveller import Leveller
-from kubeway.shell.outfit import outfit
+from tests.kernel.levelled import Levelled
 from tests.kernel.netns import inside, needs_root
 from tests.worlds import World, service_docs, world
 
@@ -121,30 +114,13 @@ VANDALS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
 }
 
 
-class Node:
+class Node(Levelled):
     """A node of one back end with some Services."""
 
     def __init__(self, back_end: str) -> None:
         self.tool = f"iptables-{TOOLS[back_end]}"
         self.now = 0.0
-        self.heard: list[Record] = []
-        self.linker = Linker()
-        self.fit = outfit(Options(mode="iptables"), self.linker, self.heard.append, back_end)
-        self.leveller = Leveller(
-            self.fit.mode,
-            self.fit.plane,
-            self.linker,
-            law=lawful,
-            base=(),
-            withdraw=self.withdraw,
-            aside=Aside[Hashable](),
-            record=self.heard.append,
-            clock=lambda: self.now,
-        )
-
-    @staticmethod
-    def withdraw(names: object) -> list[Change]:
-        raise AssertionError(f"set aside: {names}")
+        super().__init__(back_end, lambda: self.now)
 
     def furnish(self) -> None:
         subprocess.run([f"{self.tool}-restore", "--noflush"], input=OTHERS, text=True, check=True)
@@ -158,7 +134,7 @@ class Node:
         w = World(cluster.docs, replace(cluster.options, node_port_addresses=()))  # at loopback, too
         mode = IptablesMode()
         fragments = {(one.name, one.family): mode.fragment(one, w.view) for one in w.forwards}
-        self.leveller.keeper.desired(self.linker.update({(): mode.base(w.view), **fragments}))
+        self.want({(): mode.base(w.view), **fragments})
 
     def vandalize(self, commands: tuple[str, ...]) -> None:
         for words in commands:

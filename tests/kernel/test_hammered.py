@@ -17,17 +17,12 @@ from pathlib import Path
 import pytest
 
 from kubeway.errors import KubewayError
-from kubeway.machines.aside import Aside
 from kubeway.model.forward import Endpoint, Forward, Frontend, ServicePortName
-from kubeway.model.node import Detector, FamilyView, NodeView, Options
+from kubeway.model.node import Detector, FamilyView, NodeView
 from kubeway.modes.iptables import IPTABLES
-from kubeway.program.link import Linker
-from kubeway.program.program import Change, Fragment
-from kubeway.records import Record
-from kubeway.shell.dialects import lawful
-from kubeway.shell.leveller import Leveller
-from kubeway.shell.outfit import outfit
+from kubeway.program.program import Fragment
 from kubeway.values import TCP, Ip, parse_prefix
+from tests.kernel.levelled import Levelled
 from tests.kernel.netns import inside, needs_root
 
 pytestmark = [pytest.mark.kernel, needs_root]
@@ -81,32 +76,7 @@ def hammered(tool: str, lock: Path) -> Iterator[None]:
             one.wait()
 
 
-class Node:
-    """The real planes of iptables mode, and all that levels them."""
-
-    def __init__(self, back_end: str) -> None:
-        self.heard: list[Record] = []
-        self.linker = Linker()
-        self.fit = outfit(Options(mode="iptables"), self.linker, self.heard.append, back_end)
-        self.leveller = Leveller(
-            self.fit.mode,
-            self.fit.plane,
-            self.linker,
-            law=lawful,
-            base=(),
-            withdraw=self.withdraw,
-            aside=Aside[Hashable](),
-            record=self.heard.append,
-            clock=time.monotonic,
-        )
-
-    @staticmethod
-    def withdraw(names: object) -> list[Change]:
-        raise AssertionError(f"set aside: {names}")
-
-    def want(self, fragments: dict[Hashable, Fragment]) -> None:
-        self.leveller.keeper.desired(self.linker.update(dict(fragments)))
-
+class Node(Levelled):
     async def until_level(self) -> None:
         end = time.monotonic() + PATIENCE
         problem: KubewayError | None = None
@@ -127,7 +97,7 @@ def test_ten_thousand_services_load(back_end: str, tmp_path: Path, monkeypatch: 
     )
 
     async def load() -> None:
-        node = Node(back_end)
+        node = Node(back_end, time.monotonic)
         with closing(node.fit.plane):
             with hammered(TOOLS[back_end], lock):
                 node.want(fragments)
