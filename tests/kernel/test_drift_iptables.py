@@ -19,8 +19,8 @@ import pytest
 from msgspec.structs import replace
 
 from kubeway.errors import KubewayError
+from kubeway.modes.chains.layout import hashed
 from kubeway.modes.iptables import IptablesMode
-from kubeway.modes.iptables.layout import hashed
 from kubeway.program.plan import diff
 from kubeway.records import Drifted, Record, Repaired
 from tests.kernel.levelled import Levelled

@@ -11,8 +11,9 @@ from msgspec.structs import replace
 
 from kubeway.model.forward import Forward
 from kubeway.model.packet import DROP, REJECT
-from kubeway.modes.iptables import IPTABLES, IptablesMode, dispatch
-from kubeway.modes.iptables.layout import front_text, hashed, suffix
+from kubeway.modes.chains import dispatch
+from kubeway.modes.chains.layout import front_text, hashed, suffix
+from kubeway.modes.iptables import IPTABLES, IptablesMode
 from kubeway.planes.sysctl import Value
 from kubeway.planes.xtables.objects import (
     BRANCHING,

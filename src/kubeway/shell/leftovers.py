@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from kubeway.errors import KubewayError, Refused
-from kubeway.modes.iptables.dispatch import WAYS_IN
+from kubeway.modes.chains.dispatch import WAYS_IN
 from kubeway.planes.xtables.objects import FAMILIES
 from kubeway.planes.xtables.ours import is_ours
 from kubeway.shell.netlink import NetlinkSocket, refused

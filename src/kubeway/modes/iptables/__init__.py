@@ -20,12 +20,10 @@ that were not translated.
 
 The meaning is the model's (`kubeway.model.oracle`); the laws compare the two.
 
-    layout   names, trees
     base     jumps and chains that are there even with no service
-    dispatch how a way in is found: the branches that lead to it
-    clients  who a packet is from, as matches
-    picks    the chains of one service port: which list of endpoints, and which of them
     mode     what one service port adds; where a packet can end
+
+Trees, names and the chains of a service port are those of `modes.chains`.
 """
 
 from kubeway.modes.iptables.mode import IPTABLES, IptablesMode

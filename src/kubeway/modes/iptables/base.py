@@ -16,10 +16,21 @@ from __future__ import annotations
 from typing import Final
 
 from kubeway.model.node import FamilyView, NodeView
-from kubeway.modes.iptables import dispatch
-from kubeway.modes.iptables.clients import outside
-from kubeway.modes.iptables.dispatch import TREES, Tree
-from kubeway.modes.iptables.layout import (
+from kubeway.modes.chains import dispatch
+from kubeway.modes.chains.clients import outside
+from kubeway.modes.chains.common import (
+    NEW,
+    PORTALS,
+    TRANSLATED,
+    forwarding,
+    into,
+    marking,
+    masquerading,
+    to_node,
+    unallocated,
+)
+from kubeway.modes.chains.dispatch import TREES
+from kubeway.modes.chains.layout import (
     CHAIN,
     EXTERNAL_SERVICES,
     FAMILIES,
@@ -36,17 +47,13 @@ from kubeway.modes.iptables.layout import (
 from kubeway.planes import nfacct, sysctl
 from kubeway.planes.xtables.objects import (
     MARTIANS,
-    Accept,
-    AddrType,
     Comment,
     CtState,
-    Destination,
     Drop,
     Goto,
     Jump,
     Mark,
     MarkXset,
-    Masquerade,
     Match,
     Nfacct,
     Return,
@@ -59,15 +66,11 @@ from kubeway.planes.xtables.objects import (
     rules_key,
 )
 from kubeway.program.program import Key, Object
-from kubeway.values import host_prefix, parse_prefix
+from kubeway.values import parse_prefix
 
-_PORTALS: Final = "kubernetes service portals"
 _EXTERNAL: Final = "kubernetes externally-visible service portals"
 _BALANCER: Final = "kubernetes load balancer firewall"
 _NODE_PORTS_LAST: Final = "kubernetes service nodeports; NOTE: this must be the last rule in this chain"
-
-_NEW: Final = CtState(("NEW",))
-_TRANSLATED: Final = CtState(("DNAT",))
 
 # In the order in which they stand at the top of each chain: where to, only new flows, why.
 _JUMPS: Final[dict[tuple[TableName, str], tuple[tuple[str, bool, str], ...]]] = {
@@ -80,16 +83,16 @@ _JUMPS: Final[dict[tuple[TableName, str], tuple[tuple[str, bool, str], ...]]] = 
     ("filter", "FORWARD"): (
         (FIREWALL, True, _BALANCER),
         (FORWARD, False, "kubernetes forwarding rules"),
-        (SERVICES, True, _PORTALS),
+        (SERVICES, True, PORTALS),
         (EXTERNAL_SERVICES, True, _EXTERNAL),
     ),
     ("filter", "OUTPUT"): (
         (SHARED_FIREWALL, False, ""),
         (FIREWALL, True, _BALANCER),
-        (SERVICES, True, _PORTALS),
+        (SERVICES, True, PORTALS),
     ),
-    ("nat", "PREROUTING"): ((SERVICES, False, _PORTALS),),
-    ("nat", "OUTPUT"): ((SERVICES, False, _PORTALS),),
+    ("nat", "PREROUTING"): ((SERVICES, False, PORTALS),),
+    ("nat", "OUTPUT"): ((SERVICES, False, PORTALS),),
     ("nat", "POSTROUTING"): ((POSTROUTING, False, "kubernetes postrouting rules"),),
 }
 
@@ -100,7 +103,7 @@ def base(number: int, node: NodeView) -> dict[Key, Object]:
     objects: dict[Key, Object] = {}
     for (table, hook), jumps in _JUMPS.items():
         for at, (chain, new, why) in enumerate(jumps, 1):
-            matches: tuple[Match, ...] = (*((_NEW,) if new else ()), *((Comment(why),) if why else ()))
+            matches: tuple[Match, ...] = (*((NEW,) if new else ()), *((Comment(why),) if why else ()))
             objects[jump_key(family, table, hook, at)] = Rule(matches, Jump(chain))
     objects[chain_key(family, "filter", SHARED_FIREWALL)] = CHAIN
     if view.loopback:
@@ -118,34 +121,30 @@ def base(number: int, node: NodeView) -> dict[Key, Object]:
 
 def _nat(view: FamilyView, node: NodeView) -> dict[tuple[TableName, str], list[Rule]]:
     mark, hidden = node.mark, _from_outside(view, node)
-    node_ports = _to_node(view, Jump(NODE_PORTS), _NODE_PORTS_LAST)
+    node_ports = to_node(view, Jump(NODE_PORTS), _NODE_PORTS_LAST)
     chains: dict[tuple[TableName, str], list[Rule]] = {
         # An address keeps its port where nobody serves it: what leads there ends in nat's ACCEPT, so that no
         # node port of the same number steps in.
         ("nat", SERVICES): [
-            _into(dispatch.EXTERNAL_WAYS_IN),
+            into(dispatch.EXTERNAL_WAYS_IN),
             *hidden,
-            _into(dispatch.WAYS_IN),
+            into(dispatch.WAYS_IN),
             *node_ports,
         ],
-        ("nat", NODE_PORTS): [_into(dispatch.NODE_PORTS_IN)],
+        ("nat", NODE_PORTS): [into(dispatch.NODE_PORTS_IN)],
         ("nat", POSTROUTING): [
             *_came_by_loopback(view, node),
-            Rule((_TRANSLATED, Mark(mark, mark, invert=True)), Jump(dispatch.CLIENTS.root)),
-            Rule((Mark(mark, mark, invert=True),), Return()),
-            # The bit goes out with the packet's first pass: a packet that comes by again (through a tunnel,
-            # say) is not masqueraded twice.
-            Rule((), MarkXset(mark, 0)),
-            Rule((Comment("kubernetes service traffic requiring SNAT"),), Masquerade()),
+            Rule((TRANSLATED, Mark(mark, mark, invert=True)), Jump(dispatch.CLIENTS.root)),
+            *masquerading(mark),
         ],
-        ("nat", MARK_MASQ): [Rule((), MarkXset(mark, mark))],
+        ("nat", MARK_MASQ): marking(mark),
     }
     if hidden:
         # Marked before it is known whether the packet is for a cluster IP: so no service port has a rule for
         # this, which would be one of seven. What finds no Service goes on as it came.
         chains["nat", OUTSIDE] = [
             Rule((), MarkXset(mark, mark)),
-            _into(dispatch.WAYS_IN),
+            into(dispatch.WAYS_IN),
             Rule((), MarkXset(0, mark)),
             *node_ports,
         ]
@@ -175,39 +174,29 @@ def _came_by_loopback(view: FamilyView, node: NodeView) -> list[Rule]:
     if not view.loopback or not node.accounting:
         return []
     from_loopback = Source(parse_prefix(LOOPBACKS[view.family]))
-    return [Rule((from_loopback, _TRANSLATED, Nfacct(nfacct.LOCALHOST)))]
+    return [Rule((from_loopback, TRANSLATED, Nfacct(nfacct.LOCALHOST)))]
 
 
 def _filter(view: FamilyView, node: NodeView) -> dict[tuple[TableName, str], list[Rule]]:
     mark = node.mark
-    translated = Rule((_TRANSLATED,), Return())
-    unallocated = [
-        Rule((*_destination(str(cidr)), Comment("no such cluster IP")), Drop()) for cidr in view.service_cidrs
-    ]
+    translated = Rule((TRANSLATED,), Return())
     return {
-        ("filter", FIREWALL): [translated, _into(dispatch.FIREWALLED)],
+        ("filter", FIREWALL): [translated, into(dispatch.FIREWALLED)],
         ("filter", SERVICES): [
             translated,
-            _into(dispatch.REFUSED),
-            _into(dispatch.CLUSTER_IPS),
-            *unallocated,
+            into(dispatch.REFUSED),
+            into(dispatch.CLUSTER_IPS),
+            *unallocated(view),
         ],
         ("filter", EXTERNAL_SERVICES): [
             translated,
-            _into(dispatch.REFUSED),
-            *_to_node(view, Jump(dispatch.NODE_PORTS_REFUSED.root), "kubernetes service nodeports"),
+            into(dispatch.REFUSED),
+            *to_node(view, Jump(dispatch.NODE_PORTS_REFUSED.root), "kubernetes service nodeports"),
         ],
-        ("filter", NODE_PORTS): [_into(dispatch.HEALTH_PORTS)],
+        ("filter", NODE_PORTS): [into(dispatch.HEALTH_PORTS)],
         ("filter", FORWARD): [
             *_invalid(node),
-            Rule((Comment("kubernetes forwarding rules"), Mark(mark, mark)), Accept()),
-            Rule(
-                (
-                    Comment("kubernetes forwarding conntrack rule"),
-                    CtState(("RELATED", "ESTABLISHED")),
-                ),
-                Accept(),
-            ),
+            *forwarding(mark),
         ],
     }
 
@@ -222,25 +211,3 @@ def _invalid(node: NodeView) -> list[Rule]:
         return []
     count = (Nfacct(nfacct.INVALID),) if node.accounting else ()
     return [Rule((CtState(("INVALID",)), *count), Drop())]
-
-
-def _into(tree: Tree) -> Rule:
-    return Rule((), Jump(tree.root))
-
-
-def _destination(cidr: str, invert: bool = False) -> tuple[Destination, ...]:
-    """A prefix of length zero is no match: iptables does not keep it."""
-    prefix = parse_prefix(cidr)
-    return (Destination(prefix, invert),) if prefix.length else ()
-
-
-def _to_node(view: FamilyView, target: Jump, comment: str) -> list[Rule]:
-    """The packet's destination is an address that accepts node ports."""
-    loopback = LOOPBACKS[view.family]
-    if view.node_ports is None:
-        but = () if view.loopback else _destination(loopback, invert=True)
-        return [Rule((*but, Comment(comment), AddrType("dst")), target)]
-    accepting = [Destination(host_prefix(ip)) for ip in view.node_ports]
-    if view.loopback:
-        accepting += _destination(loopback)
-    return [Rule((to, Comment(comment)), target) for to in accepting]

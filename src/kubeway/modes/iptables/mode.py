@@ -10,13 +10,12 @@ from typing import Final
 from kubeway.model.forward import Endpoint, Forward, Frontend
 from kubeway.model.node import FamilyView, NodeView
 from kubeway.model.packet import Fates, Packet
-from kubeway.modes.iptables import dispatch
+from kubeway.modes.chains import dispatch
+from kubeway.modes.chains.dispatch import Dispatch, Tree
+from kubeway.modes.chains.layout import FAMILIES, speaks, to_address, to_port
+from kubeway.modes.chains.picks import Picks, remembered
 from kubeway.modes.iptables.base import base
-from kubeway.modes.iptables.dispatch import Dispatch, Tree
-from kubeway.modes.iptables.layout import FAMILIES, client_list, front_text, speaks, to_address, to_port
-from kubeway.modes.iptables.picks import Picks
 from kubeway.planes import nfacct, sysctl
-from kubeway.planes.xtables.fates import Memory
 from kubeway.planes.xtables.fates import fates as walk
 from kubeway.planes.xtables.objects import (
     KINDS,
@@ -140,7 +139,7 @@ class IptablesMode:
         trail: list[str] | None = None,
     ) -> Fates:
         addresses = view.family(family_of(packet.dst)).addresses
-        return walk(objects, packet, addresses, trail, _remembered(packet))
+        return walk(objects, packet, addresses, trail, remembered(packet))
 
 
 IPTABLES: Final = IptablesMode()
@@ -158,11 +157,3 @@ def _itself(endpoint: Endpoint, proto: Proto) -> Rule:
     whole = host_prefix(endpoint.ip)
     matches = Source(whole), Destination(whole), speaks(proto), to_port(proto, endpoint.port)
     return Rule(matches, Masquerade())
-
-
-def _remembered(packet: Packet) -> Memory:
-    """What the recent lists hold if this client was sent to `packet.remembered` before."""
-    if packet.remembered is None:
-        return frozenset()
-    fronts = [front_text(ip, packet.proto, packet.port) for ip in (packet.dst, None)]
-    return frozenset((client_list(front, *packet.remembered), packet.src) for front in fronts)

@@ -13,16 +13,20 @@ from typing import Final
 
 from kubeway.model.forward import Endpoint, Forward, Frontend
 from kubeway.model.node import NodeView
-from kubeway.modes.iptables.clients import from_prefix, inside
-from kubeway.modes.iptables.layout import (
+from kubeway.model.packet import Packet
+from kubeway.modes.chains.clients import from_prefix, inside
+from kubeway.modes.chains.layout import (
     CHAIN,
     MARK_MASQ,
+    client_list,
     front_of,
+    front_text,
     list_of,
     note,
     speaks,
     suffix,
 )
+from kubeway.planes.xtables.fates import Memory
 from kubeway.planes.xtables.objects import (
     Accept,
     AddrType,
@@ -79,6 +83,23 @@ class Picks:
         if not forward.external_local:
             comment = note(f"masquerade traffic for {self.name} external destinations")
             return self._add("nat", chain, [Rule((comment,), _MASQUERADE), Rule((), everyone)])
+        rules = self._unbound(everyone)
+        if forward.local:
+            rules.append(Rule((), Jump(self._list(True, ending, frontend))))
+        else:
+            rules.append(Rule((note(f"{self.name} has no local endpoints, filter drops it"),), Accept()))
+        return self._add("nat", chain, rules)
+
+    def unbound(self, frontend: Frontend) -> str:
+        """The chain for clients whom a Local policy outside does not bind; others come back from it."""
+        ending = front_of(frontend, self.forward.proto) if self.forward.affinity else ""
+        chain = f"KUBE-EXT-{suffix(self.forward, ending)}"
+        if rules_key(self.family, "nat", chain) in self.objects:
+            return chain
+        return self._add("nat", chain, self._unbound(Jump(self._list(False, ending, frontend))))
+
+    def _unbound(self, everyone: Jump) -> list[Rule]:
+        """Pods of this cluster and this node itself are served by all endpoints."""
         comment = note(f"pod traffic for {self.name} external destinations")
         pods = () if self.detector is None else inside(self.detector)
         rules = [Rule(in_order((*each, comment)), everyone) for each in pods]
@@ -86,11 +107,7 @@ class Picks:
         rules.append(Rule((_FROM_HERE, comment), _MASQUERADE))
         comment = note(f"route LOCAL traffic for {self.name} external destinations")
         rules.append(Rule((_FROM_HERE, comment), everyone))
-        if forward.local:
-            rules.append(Rule((), Jump(self._list(True, ending, frontend))))
-        else:
-            rules.append(Rule((note(f"{self.name} has no local endpoints, filter drops it"),), Accept()))
-        return self._add("nat", chain, rules)
+        return rules
 
     def firewalled(self, frontend: Frontend, sources: tuple[Prefix, ...], into: str) -> str:
         """The chain that lets only clients from `sources` go on to the chain `into`."""
@@ -173,3 +190,11 @@ def _chances(proto: Proto, count: int) -> Chances:
 @lru_cache(maxsize=4096)
 def _random(of: int) -> Random:
     return Random(of)
+
+
+def remembered(packet: Packet) -> Memory:
+    """What the recent lists hold if this client was sent to `packet.remembered` before."""
+    if packet.remembered is None:
+        return frozenset()
+    fronts = [front_text(ip, packet.proto, packet.port) for ip in (packet.dst, None)]
+    return frozenset((client_list(front, *packet.remembered), packet.src) for front in fronts)

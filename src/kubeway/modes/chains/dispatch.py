@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from kubeway.modes.iptables.layout import CHAIN, hashed, note, proto_word, speaks, to_address, to_port
+from kubeway.modes.chains.layout import CHAIN, hashed, note, proto_word, speaks, to_address, to_port
 from kubeway.planes.xtables.objects import (
     BRANCHING,
     Destination,
