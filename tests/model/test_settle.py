@@ -15,7 +15,7 @@ from kubeway.model.node import NodeFacts, Options
 from kubeway.model.objects import Identity, Service
 from kubeway.model.settle import Settler, settle_service
 from kubeway.model.store import Store
-from kubeway.values import TCP, UDP, parse_ip, parse_prefix, show_ip
+from kubeway.values import TCP, UDP, family_of, parse_ip, parse_prefix, show_ip
 from tests.worlds import (
     Doc,
     World,
@@ -409,4 +409,15 @@ def test_alone_and_together_differ_only_in_what_was_lost(world: World) -> None:
             together = world.settled[forward.name, forward.family]
             assert replace(together, frontends=forward.frontends, lost=()) == forward
             lost = {one.frontend for one in together.lost}
-            assert set(together.frontends) | lost == set(forward.frontends)
+            kept = {replace(one, taken=()) for one in together.frontends}
+            assert kept | lost == set(forward.frontends)
+
+
+@given(worlds())
+def test_a_node_port_knows_where_its_number_is_another_way_in(world: World) -> None:
+    ways = {(f.proto, way.port, way.ip) for f in world.forwards for way in f.frontends if way.ip}
+    for forward in world.forwards:
+        for way in forward.frontends:
+            own = [ip for ip in world.facts.addresses if (forward.proto, way.port, ip) in ways]
+            family = [ip for ip in own if family_of(ip) == forward.family]
+            assert way.taken == (tuple(sorted(family)) if way.ip is None else ())

@@ -5,7 +5,7 @@ Every field may be absent or null, fields not named here are passed over, and a
 field of the wrong type refuses the object with its path. What the values mean is
 not known here; `kubeway.model.check` makes objects of them.
 
-Of labels only those that matter are read: `version: 1` (a number, which the API
+Of labels and annotations only those that matter are read: `version: 1` (a number, which the API
 would refuse) in a hand-written Service is nothing to a proxy.
 """
 
@@ -24,6 +24,11 @@ class ServiceLabels(Shape):
     proxy_name: Any = field(name="service.kubernetes.io/service-proxy-name", default=None)
 
 
+class ServiceAnnotations(Shape):
+    scheduler: Any = field(name="kubeway.io/ipvs-scheduler", default=None)
+    weight: Any = field(name="kubeway.io/ipvs-weight", default=None)
+
+
 class SliceLabels(Shape):
     service_name: str | None = field(name="kubernetes.io/service-name", default=None)
     headless: Any = field(name="service.kubernetes.io/headless", default=None)
@@ -37,6 +42,7 @@ class Metadata(Shape):
 class ServiceMetadata(Metadata):
     creation_timestamp: str | None = None
     labels: ServiceLabels | None = None
+    annotations: ServiceAnnotations | None = None
 
 
 class SliceMetadata(Metadata):

@@ -17,6 +17,7 @@ from kubeway.model import api
 from kubeway.model.forward import ServiceName
 from kubeway.model.objects import Service, ServicePort
 from kubeway.model.scalars import Complain, captured, name_of, namespace_of, port_of, prefixes, proto_of, word
+from kubeway.model.schedulers import MAX_WEIGHT, SCHEDULERS
 from kubeway.values import V4, V6, Ip, Prefix, family_of
 
 _FAMILIES: Final = {"IPv4": V4, "IPv6": V6}
@@ -52,6 +53,8 @@ def service(shape: api.Service, complain: Complain) -> Service:
         _not_closed(_balancer_ips(shape.status, complain), closed, complain),
         sources,
         _health_port(spec, kind, external_local, complain),
+        _scheduler(meta.annotations, complain),
+        _weight(meta.annotations, complain),
     )
 
 
@@ -178,3 +181,28 @@ def _health_port(spec: api.ServiceSpec, type: str, external_local: bool, complai
         complain("spec.healthCheckNodePort", f"{port} is not a port (1 to 65535)")
         return 0
     return port
+
+
+def _scheduler(said: api.ServiceAnnotations | None, complain: Complain) -> str:
+    if said is None or said.scheduler is None:
+        return ""
+    if not isinstance(said.scheduler, str) or said.scheduler not in SCHEDULERS:
+        complain(
+            "metadata.annotations[kubeway.io/ipvs-scheduler]",
+            f"{said.scheduler!r} is none of {', '.join(SCHEDULERS)}; the node's own is used",
+        )
+        return ""
+    return said.scheduler
+
+
+def _weight(said: api.ServiceAnnotations | None, complain: Complain) -> int:
+    if said is None or said.weight is None:
+        return 1
+    text = said.weight
+    if isinstance(text, str) and text.isascii() and text.isdecimal() and 1 <= int(text[:6]) <= MAX_WEIGHT:
+        return int(text)
+    complain(
+        "metadata.annotations[kubeway.io/ipvs-weight]",
+        f"{text!r} is not a weight ('1' to '{MAX_WEIGHT}'); 1 is used",
+    )
+    return 1

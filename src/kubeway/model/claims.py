@@ -48,7 +48,12 @@ def bids(born: int, forwards: Iterable[Forward]) -> Iterator[tuple[Claim, Bid]]:
 
 
 class Claims:
-    def __init__(self) -> None:
+    """`own`: this node's addresses, at which a way in stands before a node port of its number."""
+
+    def __init__(self, own: frozenset[Ip] = frozenset()) -> None:
+        self._own = own
+        # By the claim of a node port: which of these are claimed with its protocol and number.
+        self._at_home: dict[Claim, set[Ip]] = {}
         # The holder's bid of each claim; and of claims with several bids, all of them.
         self._held: dict[Claim, Bid] = {}
         self._contested: dict[Claim, set[Bid]] = {}
@@ -57,6 +62,15 @@ class Claims:
     def contested(self) -> bool:
         """Whether any claim has several bids."""
         return bool(self._contested)
+
+    @property
+    def at_home(self) -> bool:
+        """Whether an address of this node is claimed."""
+        return bool(self._at_home)
+
+    def taken(self, claim: Claim) -> tuple[Ip, ...]:
+        """The addresses of this node that this node port does not have, in order."""
+        return tuple(sorted(self._at_home.get(claim, ())))
 
     def holder(self, claim: Claim) -> ServicePortName:
         return self._held[claim][2]
@@ -71,8 +85,9 @@ class Claims:
     ) -> None:
         """Take the old bids back and make the new ones.
 
-        `shaken` gets every claim that others have won, or lost to somebody else. Who
-        comes and does not win, or goes and did not hold, is nobody else's concern.
+        `shaken` gets every claim that others have won, or lost to somebody else, and
+        every node port that has won or lost an address. Who comes and does not win, or goes
+        and did not hold, is nobody else's concern.
         """
         before, after = set(old), list(new)
         for claim, bid in before.difference(after) if before else ():
@@ -83,7 +98,9 @@ class Claims:
 
     def _make(self, claim: Claim, bid: Bid, shaken: set[Claim]) -> None:
         rival = self._held.setdefault(claim, bid)
-        if rival is not bid:
+        if rival is bid:
+            self._settle_home(claim, shaken)
+        else:
             self._contested.setdefault(claim, {rival}).add(bid)
             if bid < rival:
                 self._held[claim] = bid
@@ -93,6 +110,7 @@ class Claims:
         rivals = self._contested.get(claim)
         if rivals is None:
             del self._held[claim]
+            self._settle_home(claim, shaken)
             return
         rivals.remove(bid)
         if self._held[claim] == bid:
@@ -100,3 +118,19 @@ class Claims:
             shaken.add(claim)
         if len(rivals) == 1:
             del self._contested[claim]
+
+    def _settle_home(self, claim: Claim, shaken: set[Claim]) -> None:
+        """The claim has just found its first holder, or lost its last."""
+        where, proto, port = claim
+        if isinstance(where, int) or where not in self._own:
+            return
+        node_port = family_of(where), proto, port
+        taken = self._at_home.setdefault(node_port, set())
+        if claim in self._held:
+            taken.add(where)
+        else:
+            taken.discard(where)
+            if not taken:
+                del self._at_home[node_port]
+        if node_port in self._held:
+            shaken.add(node_port)

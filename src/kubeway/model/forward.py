@@ -59,12 +59,15 @@ class Frontend(Struct, frozen=True, gc=False):
 
     `ip` is None for a node port: any of the node's node-port addresses leads in.
     `sources`, where not None, are the only clients let in (disjoint, in order).
+    `taken`: the addresses of this node, in order, at which another way in has the node
+    port's number, so that it does not lead in there.
     """
 
     kind: FrontendKind
     ip: Ip | None
     port: int
     sources: tuple[Prefix, ...] | None = None
+    taken: tuple[Ip, ...] = ()
 
 
 class Lost(Struct, frozen=True, gc=False):
@@ -88,8 +91,11 @@ class Forward(Struct, frozen=True, gc=False):
     applies is empty, a packet is dropped if `usable`, else rejected.
 
     `affinity` is the ClientIP timeout in seconds, 0 for none. `serving` are the
-    endpoints that flows already under way may stay with. `health_port` is the
+    endpoints that flows already under way may stay with; `leaving` those of them that
+    terminate, which get new flows only if they are in a list all the same. `health_port` is the
     Service's health-check node port, 0 for none: all its service ports have the same.
+    `scheduler` and `weight` say how a balancer of the kernel's is to choose (`model.schedulers`);
+    "" leaves that to the node.
     """
 
     name: ServicePortName
@@ -104,6 +110,9 @@ class Forward(Struct, frozen=True, gc=False):
     serving: tuple[Endpoint, ...] = ()
     lost: tuple[Lost, ...] = ()
     health_port: int = 0
+    leaving: tuple[Endpoint, ...] = ()
+    scheduler: str = ""
+    weight: int = 1
 
     @property
     def service(self) -> ServiceName:

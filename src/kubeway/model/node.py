@@ -12,9 +12,25 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from kubeway.model.addresses import is_loopback
+from kubeway.model.schedulers import DEFAULT
 from kubeway.values import Ip, Prefix
 
 DetectLocalMode = Literal["ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"]
+
+
+class Ipvs(Struct, frozen=True, kw_only=True):
+    """What was asked of ipvs mode. Timeouts are whole seconds, 0 to leave the kernel's."""
+
+    scheduler: str = DEFAULT
+    strict_arp: bool = False
+    tcp_timeout: int = 0
+    tcp_fin_timeout: int = 0
+    udp_timeout: int = 0
+    # Virtual servers at these addresses are others'.
+    exclude: tuple[Prefix, ...] = ()
+    # The kernel (4.1 to 5.8) is to be told to let connections reuse ports (net.ipv4.vs.conn_reuse_mode).
+    reuse_ports: bool = False
 
 
 class Options(Struct, frozen=True, kw_only=True):
@@ -34,6 +50,7 @@ class Options(Struct, frozen=True, kw_only=True):
     drop_invalid: bool = True  # in iptables mode: packets that connection tracking takes for part of no flow
     accounting: bool = False  # the kernel has nfacct, to count in what is dropped and let in
     external_ips: bool = True  # gate AllowServiceExternalIPs
+    ipvs: Ipvs = Ipvs()
     node_ip: Ip | None = None  # bindAddress, where it is one: this node's, whatever its Node object says
 
 
@@ -79,7 +96,7 @@ class FamilyView(Struct, frozen=True):
     does all of 127.0.0.0/8, which then is closed to everything else that does not
     come from there. `service_cidrs`: addresses that only Services may have.
     `addresses`: this node's. `large`: it has more endpoints than the mode says every
-    little thing of.
+    little thing of. `source`: the address that this node is known by, if it is on an interface.
     """
 
     family: int
@@ -89,13 +106,22 @@ class FamilyView(Struct, frozen=True):
     service_cidrs: tuple[Prefix, ...] = ()
     addresses: frozenset[Ip] = frozenset()
     large: bool = False
+    source: Ip | None = None
+
+    @property
+    def accepting(self) -> tuple[Ip, ...]:
+        """The addresses that accept node ports, one by one, in order; loopback left out."""
+        if self.node_ports is not None:
+            return self.node_ports
+        return tuple(sorted(ip for ip in self.addresses if not is_loopback(ip)))
 
 
 class NodeView(Struct, frozen=True):
     """What this node settles for every service port.
 
     `drop_invalid`: packets of no flow are not forwarded (of iptables mode). `accounting`:
-    the kernel can count what rules do, in counters with names.
+    the kernel can count what rules do, in counters with names. `ipvs`: Services' addresses
+    are this node's own (of ipvs mode), so what is sent to them ends here; and how ipvs is set.
     """
 
     v4: FamilyView
@@ -104,12 +130,18 @@ class NodeView(Struct, frozen=True):
     mark: int = 0x4000
     drop_invalid: bool = True
     accounting: bool = False
+    ipvs: Ipvs | None = None
 
     @property
     def shape(self) -> tuple[object, ...]:
         """What of it a mode's fragments may depend on; its base may depend on everything."""
         families = (self.v4.detector, self.v4.large, self.v6.detector, self.v6.large)
-        return self.masquerade_all, self.mark, *families
+        common = self.masquerade_all, self.mark, *families
+        if self.ipvs is None:
+            return common
+        # Here an address is not only asked for, it is part of what is there.
+        own = [(one.addresses, one.node_ports, one.source) for one in (self.v4, self.v6)]
+        return *common, self.ipvs, *own
 
     def family(self, family: int) -> FamilyView:
         return self.v4 if family == 4 else self.v6

@@ -51,6 +51,8 @@ class Service(Struct, frozen=True, gc=False):
     `external_local` and `health_port` already stand for what the type allows.
     `balancer_ips` are those whose ipMode is VIP. `sources` of both families are
     the clients its load balancer addresses let in; () lets in all.
+    `scheduler` is how ipvs is to choose among its endpoints, "" where that is left to the
+    configuration, and `weight` what each of them weighs.
     """
 
     name: ServiceName
@@ -65,6 +67,8 @@ class Service(Struct, frozen=True, gc=False):
     balancer_ips: tuple[Ip, ...] = ()
     sources: tuple[Prefix, ...] = ()
     health_port: int = 0
+    scheduler: str = ""
+    weight: int = 1
 
     @property
     def identity(self) -> Identity:

@@ -19,6 +19,9 @@ and, if it is sent to an address of this node, comes back in by INPUT; one from
 elsewhere passes INPUT or FORWARD. Node ports without endpoints answer in INPUT
 only; unowned ports and unallocated cluster IPs in FORWARD and OUTPUT only.
 
+In ipvs mode the addresses of Services are this node's own: what is sent to a port of theirs that is no
+way in is rejected, whoever else may have that address, and an endpoint with such an address is this node.
+
 A Service's address holds its port even where nobody serves it: no node port of
 the same number steps in. A packet that has been sent to an endpoint has met its
 fate; an endpoint that is itself some Service's address is not followed further.
@@ -35,7 +38,7 @@ from kubeway.model.addresses import is_loopback
 from kubeway.model.forward import Endpoint, Forward, Frontend
 from kubeway.model.node import FamilyView, NodeView
 from kubeway.model.packet import DROP, PASS, REJECT, Fate, Fates, Packet
-from kubeway.values import PROTO_NAMES, Ip, Prefix, family_of, show_addr, show_ip
+from kubeway.values import PROTO_NAMES, TCP, Ip, Prefix, family_of, show_addr, show_ip
 
 
 class _Way(Struct, frozen=True):
@@ -53,7 +56,10 @@ class Oracle:
         self._addresses: dict[tuple[Ip, int, int], _Way] = {}
         self._node_ports: dict[tuple[int, int, int], _Way] = {}
         self._cluster_ips: dict[Ip, Forward] = {}
+        self._bound: dict[Ip, Forward] = {}
+        self._health: set[tuple[int, int]] = set()
         for forward in forwards:
+            self._health.add((forward.family, forward.health_port))
             for frontend in forward.frontends:
                 self._add(_Way(frontend, forward))
 
@@ -65,6 +71,8 @@ class Oracle:
             held = self._addresses.setdefault((ip, forward.proto, port), way)
             if way.frontend.kind == "ClusterIP":
                 self._cluster_ips.setdefault(ip, forward)
+            if self.view.ipvs is not None and ip not in self.view.family(forward.family).addresses:
+                self._bound.setdefault(ip, forward)
         if held is not way:
             raise ValueError(
                 f"{held.forward.name.label} and {forward.name.label} hold one way in, port {port}"
@@ -89,6 +97,14 @@ class Oracle:
         """Some service port whose cluster IP this is."""
         return self._cluster_ips.get(ip)
 
+    def bound(self, ip: Ip) -> Forward | None:
+        """Some service port for which this node has taken the address, so that it leads here."""
+        return self._bound.get(ip)
+
+    def asks_for_health(self, packet: Packet) -> bool:
+        """It goes to a health-check node port, at whatever address."""
+        return packet.proto == TCP and (family_of(packet.dst), packet.port) in self._health
+
 
 class _Passage:
     """One packet on its way through this node."""
@@ -111,10 +127,14 @@ class _Passage:
 
     @property
     def from_this_node(self) -> bool:
-        return self._own(self.packet.src)
+        return self._here(self.packet.src)
 
     def _own(self, ip: Ip) -> bool:
         return ip in self.view.addresses or is_loopback(ip)
+
+    def _here(self, ip: Ip) -> bool:
+        """Where it leads to, and be it for a Service's sake, is this node."""
+        return self._own(ip) or self.oracle.bound(ip) is not None
 
     def _from_pod(self) -> bool:
         """Seen as a pod of this cluster; False where nothing tells pods from others."""
@@ -232,7 +252,7 @@ class _Passage:
     def _hidden(self, endpoint: Endpoint, masquerade: bool) -> bool:
         """Whether this endpoint will see this node's address in place of the client's."""
         target = show_addr(endpoint.ip, endpoint.port)
-        if self._own(endpoint.ip) and not self.made_here:
+        if self._here(endpoint.ip) and not self.made_here:
             # What comes in from outside and ends here does not pass POSTROUTING, where masquerading is done.
             if masquerade:
                 self.tell(f"{target} is this node itself, which sees the client's own address")
@@ -281,6 +301,13 @@ class _Passage:
             self.tell(f"{show_ip(self.packet.dst)} is an address of this node")
             return PASS
         dst = self.packet.dst
+        holder = self.oracle.bound(dst)
+        if holder is not None and self.oracle.asks_for_health(self.packet):
+            self.tell(f"{show_ip(dst)} is here for {holder.name}, and so are health-check node ports")
+            return PASS
+        if holder is not None:
+            self.tell(f"{show_ip(dst)} is here for {holder.name} alone, which has no such port: rejected")
+            return REJECT
         owner = self.oracle.owner(dst)
         if owner is not None:
             self.tell(f"{show_ip(dst)} is the cluster IP of {owner.name}, which has no such port: rejected")

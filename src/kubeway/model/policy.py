@@ -50,6 +50,7 @@ class Selection(Struct, frozen=True, gc=False):
     local: tuple[Endpoint, ...] = ()
     serving: tuple[Endpoint, ...] = ()
     usable: bool = False
+    leaving: tuple[Endpoint, ...] = ()
 
 
 NOBODY = Selection()
@@ -143,7 +144,8 @@ def select(found: Candidates, policy: Policy, here: Here) -> Selection:
     local = _same_or(cluster, _local(found)) if policy.local else ()
     serving = _same_or(cluster, [endpoint for endpoint, said in found if said.serving])
     usable = bool(cluster) or (policy.local and any(said.ready or _leaving(said) for _, said in found))
-    return Selection(cluster, local, serving, usable)
+    leaving = tuple([endpoint for endpoint, said in found if _leaving(said)])
+    return Selection(cluster, local, serving, usable, leaving)
 
 
 def _plain(found: Candidates) -> bool:

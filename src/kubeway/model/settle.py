@@ -124,6 +124,9 @@ def _settle_port(
         service.affinity,
         chosen.serving,
         health_port=service.health_port,
+        leaving=chosen.leaving,
+        scheduler=service.scheduler,
+        weight=service.weight,
     )
 
 
@@ -217,7 +220,7 @@ class Settler:
         self._settled: dict[ServiceName, _Settled] = {}
         self._forwards: dict[ForwardKey, Forward] = {}
         self._health: dict[ServiceName, HealthPort] = {}
-        self._claims = Claims()
+        self._claims = Claims(facts.addresses)
         self.forwards: Mapping[ForwardKey, Forward] = MappingProxyType(self._forwards)
         self.health: Mapping[ServiceName, HealthPort] = MappingProxyType(self._health)
 
@@ -297,18 +300,24 @@ class Settler:
                     del self._forwards[key]
                     yield key, None
                 continue
-            forward = self._contend(alone) if self._claims.contested else alone
+            forward = self._contend(alone) if self._claims.contested or self._claims.at_home else alone
             if was is None or was != forward:
                 self._forwards[key] = forward
                 yield key, forward
 
     def _contend(self, alone: Forward) -> Forward:
-        """The Forward without what others hold."""
-        kept, lost = [], []
+        """The Forward without what others hold, in whole or at some addresses."""
+        kept: list[Frontend] = []
+        lost: list[Lost] = []
         for frontend in alone.frontends:
-            holder = self._claims.holder(claim_of(alone, frontend))
-            if holder == alone.name:
-                kept.append(frontend)
-            else:
+            claim = claim_of(alone, frontend)
+            holder = self._claims.holder(claim)
+            if holder != alone.name:
                 lost.append(Lost(frontend, holder))
-        return replace(alone, frontends=tuple(kept), lost=tuple(lost)) if lost else alone
+            elif frontend.ip is None and (taken := self._claims.taken(claim)):
+                kept.append(replace(frontend, taken=taken))
+            else:
+                kept.append(frontend)
+        if kept == list(alone.frontends):
+            return alone
+        return replace(alone, frontends=tuple(kept), lost=tuple(lost))

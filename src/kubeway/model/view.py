@@ -60,6 +60,7 @@ def node_view(facts: NodeFacts, options: Options, cidrs: Iterable[str | Prefix])
         mark=1 << options.masquerade_bit,
         drop_invalid=options.drop_invalid,
         accounting=options.accounting,
+        ipvs=options.ipvs if options.mode == "ipvs" else None,
     )
 
 
@@ -73,6 +74,7 @@ def _family_view(family: int, facts: NodeFacts, options: Options, cidrs: list[Pr
         loopback=family == V4 and _on_loopback(accepting, options),
         service_cidrs=disjoint(_of_family(family, cidrs)),
         addresses=addresses,
+        source=next((ip for ip in facts.ips if ip in addresses), None),
     )
 
 
