@@ -357,3 +357,33 @@ def test_a_world_without_services_passes_everything(seen: World, data: st.DataOb
     """Nothing is taken from a packet by a proxy that has nothing to do."""
     empty = World((node_doc(),), seen.options)
     assert empty.oracle.fates(data.draw(packets(seen))) == {Fate("pass"): 1}
+
+
+# --- ipvs mode: Services' addresses are this node's own ---------------------------------
+
+
+def in_ipvs(docs: list[Doc]) -> World:
+    return world(docs).in_mode("ipvs")
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("target", ["10.96.0.9:81", "198.51.100.1:81", "198.51.100.2:22"])
+def test_a_closed_port_of_a_services_address_is_closed(source: str, target: str) -> None:
+    assert told(in_ipvs(cart()), source, target) == {"reject": 1}
+
+
+def test_an_external_address_the_node_itself_has_stays_its_own() -> None:
+    w = in_ipvs(cart(externalIPs=["192.168.7.10"]))
+    assert told(w, "outside", "192.168.7.10:22") == {"pass": 1}
+
+
+def test_health_checks_are_let_in_at_a_services_address() -> None:
+    docs = cart(externalTrafficPolicy="Local", healthCheckNodePort=32000)
+    assert told(in_ipvs(docs), "outside", "198.51.100.2:32000") == {"pass": 1}
+    assert told(in_ipvs(docs), "outside", "198.51.100.2:32001") == {"reject": 1}
+
+
+def test_an_endpoint_at_a_services_address_is_this_node() -> None:
+    docs = cart(endpoints=["198.51.100.1"])
+    assert told(in_ipvs(docs), "outside", VIP) == {"198.51.100.1:8080": 1}
+    assert told(world(docs), "outside", VIP) == {"198.51.100.1:8080 masqueraded": 1}

@@ -610,3 +610,34 @@ def test_aliases_that_blow_up() -> None:
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]
     with pytest.raises(BadInput, match=r"^x:\d+:\d+: aliases blow the document up$"):
         parse_manifest("\n".join(lines).encode(), "x")
+
+
+# --- annotations -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "scheduler", "weight", "told"),
+    [
+        ({}, "", 1, []),
+        ({"kubeway.io/ipvs-scheduler": "wlc", "kubeway.io/ipvs-weight": "65535", "x": 3}, "wlc", 65535, []),
+        ({"kubeway.io/ipvs-scheduler": "fastest"}, "", 1, ["'fastest' is none of rr, wrr"]),
+        ({"kubeway.io/ipvs-scheduler": 3}, "", 1, ["3 is none of rr"]),
+        ({"kubeway.io/ipvs-weight": "0"}, "", 1, ["'0' is not a weight ('1' to '65535')"]),
+        ({"kubeway.io/ipvs-weight": "65536"}, "", 1, ["'65536' is not a weight"]),
+        ({"kubeway.io/ipvs-weight": "1000000000000"}, "", 1, ["is not a weight"]),
+        ({"kubeway.io/ipvs-weight": 7}, "", 1, ["7 is not a weight"]),
+    ],
+)
+def test_annotations_say_how_ipvs_is_to_choose(
+    said: dict[str, Any], scheduler: str, weight: int, told: list[str]
+) -> None:
+    doc = service_doc("shop/cart", ["10.96.0.9"], [port_doc("http", 80)])
+    doc["metadata"]["annotations"] = said
+    found, bad = parse_manifest(json.dumps(doc).encode(), "x")
+    (one,) = found
+    assert isinstance(one, Service)
+    assert (one.scheduler, one.weight) == (scheduler, weight)
+    assert len(bad) == len(told)
+    for line, part in zip(bad, told, strict=True):
+        assert part in str(line)
+        assert "metadata.annotations[kubeway.io/ipvs-" in str(line)

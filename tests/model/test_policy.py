@@ -104,6 +104,13 @@ def test_worked_examples(
     assert (numbers(chosen.cluster), numbers(chosen.local)) == (cluster, local)
 
 
+def test_who_terminates_and_serves_is_told_apart_whether_chosen_or_not() -> None:
+    chosen = choose(["", "T", "D", "N", "T L"], CLUSTER, "n1", "a")
+    assert (numbers(chosen.cluster), numbers(chosen.leaving)) == ([1], [2, 5])
+    chosen = choose(["N", "T"], CLUSTER, "n1", "a")
+    assert (numbers(chosen.cluster), numbers(chosen.leaving)) == ([2], [2])
+
+
 @pytest.mark.parametrize(
     ("ready", "local_ready", "leaving", "local_leaving"),
     [case for case in product([False, True], repeat=4) if case[0] >= case[1] and case[2] >= case[3]],
