@@ -392,10 +392,12 @@ def test_of_many_entries_the_refused_one_is_told_and_the_others_are_there() -> N
 
 
 def test_a_set_that_is_made_anew_has_all_but_the_refused() -> None:
-    good, bad = addresses(20), entry_key(PORTS, ZERO, TCP, 80)
+    good: Program = {set_key(PORTS): Set(HASH_IP, V4)}
+    good |= {entry_key(PORTS, Ip(bytes((10, 96, 0, n)))): ENTRY for n in range(20)}
+    bad = entry_key(PORTS, ZERO)
 
     def work(plane: IpsetPlane) -> None:
-        ipset(f"create {PORTS} hash:ip,port maxelem 5")
+        ipset(f"create {PORTS} hash:ip maxelem 5")
         with pytest.raises(Refused) as refused:
             level(plane)
         assert refused.value.key == bad

@@ -66,6 +66,6 @@ def entry_key(name: str, *fields: Any) -> Key:
         hash:ip,port,net   ip, proto, port, prefix
         bitmap:port        port
 
-    In hash:ip and hash:ip,port the kernel does not take the address that is all zeros.
+    In hash:ip no kernel takes the address that is all zeros, and 6.18 does not in hash:ip,port either.
     """
     return Key(PLANE, "entry", (name, *fields))
