@@ -8,6 +8,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Struct
 
 from kubeway.errors import Unknowable
 from kubeway.model.packet import DROP, PASS, REJECT, Fate, Packet
@@ -27,6 +28,7 @@ from kubeway.planes.xtables.objects import (
     ForeignTarget,
     Goto,
     InInterface,
+    InSet,
     Jump,
     Mark,
     MarkXset,
@@ -39,6 +41,7 @@ from kubeway.planes.xtables.objects import (
     Return,
     Rule,
     Rules,
+    Side,
     Source,
     TableName,
     Target,
@@ -49,7 +52,7 @@ from kubeway.planes.xtables.objects import (
 )
 from kubeway.program.passage import Balancer
 from kubeway.program.program import Key
-from kubeway.values import TCP, UDP, Ip, Proto, host_prefix, parse_ip, parse_prefix
+from kubeway.values import SCTP, TCP, UDP, Ip, Prefix, Proto, host_prefix, parse_ip, parse_prefix
 
 NODE = parse_ip("192.168.0.1")
 CLIENT = parse_ip("172.16.0.9")
@@ -373,7 +376,122 @@ def test_the_trail_names_the_place_and_the_rule() -> None:
     assert "10.244.1.1:8080" in trail[1]
 
 
+# --- sets ----------------------------------------------------------------------------
+
+
+class Set(Struct, frozen=True):
+    """What is asked of a set, whoever's plane it is of."""
+
+    type: str
+
+
+def in_set(name: str, kind: str, *entries: tuple[object, ...]) -> Objects:
+    found: Objects = {Key("ipset", "set", (name,)): Set(kind)}
+    return found | {Key("ipset", "entry", (name, *fields)): None for fields in entries}
+
+
 V6 = Packet(parse_ip("fd00::9"), parse_ip("fd00:96::1"), TCP, 80, "eth0")
+OF_WEB = (VIP, TCP, 80)
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry", "sides", "applies"),
+    [
+        ("hash:ip", (VIP,), ("dst",), True),
+        ("hash:ip", (VIP,), ("src",), False),
+        ("hash:ip", (CLIENT,), ("src",), True),
+        ("hash:ip,port", OF_WEB, ("dst", "dst"), True),
+        ("hash:ip,port", (VIP, TCP, 81), ("dst", "dst"), False),
+        ("hash:ip,port", (VIP, UDP, 80), ("dst", "dst"), False),
+        ("hash:ip,port", (NODE, TCP, 80), ("dst", "dst"), False),
+        ("hash:ip,port", (CLIENT, TCP, 80), ("src", "dst"), True),
+        # Sides too many are passed over, with those too few nothing is found.
+        ("hash:ip,port", OF_WEB, ("dst", "dst", "src"), True),
+        ("hash:ip,port", OF_WEB, ("dst",), False),
+        ("hash:ip,port,ip", (*OF_WEB, CLIENT), ("dst", "dst", "src"), True),
+        ("hash:ip,port,ip", (*OF_WEB, VIP), ("dst", "dst", "dst"), True),
+        ("hash:ip,port,ip", (*OF_WEB, NODE), ("dst", "dst", "src"), False),
+        ("hash:ip,port,net", (*OF_WEB, parse_prefix("172.16.0.0/12")), ("dst", "dst", "src"), True),
+        ("hash:ip,port,net", (*OF_WEB, host_prefix(CLIENT)), ("dst", "dst", "src"), True),
+        ("hash:ip,port,net", (*OF_WEB, Prefix(Ip(bytes(4)), 0)), ("dst", "dst", "src"), True),
+        ("hash:ip,port,net", (*OF_WEB, parse_prefix("172.32.0.0/12")), ("dst", "dst", "src"), False),
+        ("hash:ip,port,net", (*OF_WEB, parse_prefix("fd00::/8")), ("dst", "dst", "src"), False),
+        ("hash:ip,port,net", (VIP, TCP, 81, parse_prefix("172.16.0.0/12")), ("dst", "dst", "src"), False),
+        ("bitmap:port", (80,), ("dst",), True),
+        ("bitmap:port", (81,), ("dst",), False),
+    ],
+)
+def test_who_is_in_a_set(
+    kind: str, entry: tuple[object, ...], sides: tuple[Side, ...], applies: bool
+) -> None:
+    held = in_set("A", kind, entry) | in_set("B", kind)
+    for invert in (False, True):
+        rules = at("filter", "FORWARD", rule(Drop(), InSet("A", sides, invert)))
+        assert end(rules | held, coming()) == (DROP if applies != invert else PASS)
+        other = at("filter", "FORWARD", rule(Drop(), InSet("B", sides, invert)))
+        assert end(other | held, coming()) == (DROP if invert else PASS)
+
+
+@given(st.lists(st.integers(0, 32), unique=True, max_size=8), st.binary(min_size=4, max_size=4))
+def test_a_net_of_any_length_is_found(lengths: list[int], raw: bytes) -> None:
+    nets = [parse_prefix(f"172.16.0.0/{length}") for length in lengths]
+    held = in_set("A", "hash:ip,port,net", *[(*OF_WEB, net) for net in nets])
+    rules = at("filter", "FORWARD", rule(Drop(), InSet("A", ("dst", "dst", "src"))))
+    inside = any(net.holds(raw) for net in nets)
+    assert end(rules | held, coming(src=Ip(raw))) == (DROP if inside else PASS)
+
+
+class ButNot(Struct, frozen=True):
+    """An entry of a set that is there as an exception."""
+
+    nomatch: bool = True
+
+
+@pytest.mark.parametrize(("narrow", "dropped"), [("172.16.0.0/24", False), ("172.16.9.0/24", True)])
+def test_the_narrowest_net_decides(narrow: str, dropped: bool) -> None:
+    held = in_set("A", "hash:ip,port,net", (*OF_WEB, parse_prefix("172.16.0.0/12")))
+    held[Key("ipset", "entry", ("A", *OF_WEB, parse_prefix(narrow)))] = ButNot()
+    rules = at("filter", "FORWARD", rule(Drop(), InSet("A", ("dst", "dst", "src"))))
+    assert end(rules | held, coming()) == (DROP if dropped else PASS)
+
+
+def test_sets_of_six() -> None:
+    held = in_set("A", "hash:ip,port,net", (V6.dst, TCP, 80, parse_prefix("fd00::/64")))
+    rules = at("filter", "FORWARD", rule(Drop(), InSet("A", ("dst", "dst", "src"))), family="ip6")
+    assert end(rules | held, V6) == DROP
+
+
+def test_a_set_holds_what_a_packet_is_by_then() -> None:
+    held = in_set("A", "hash:ip,port", (PODS[0], TCP, 8080))
+    objects = {
+        **at("nat", "PREROUTING", rule(Drop(), InSet("A", ("dst", "dst"))), rule(to(PODS[0]))),
+        **at("filter", "FORWARD", rule(Reject(), InSet("A", ("dst", "dst")))),
+    }
+    assert end(objects | held, coming()) == REJECT
+
+
+def test_a_bitmap_knows_ports_of_two_protocols_and_does_not_tell_them_apart() -> None:
+    """So it is in the kernel: counters of rules in raw were looked at while packets were sent by."""
+    objects = at("filter", "FORWARD", rule(Drop(), InSet("A", ("dst",)))) | in_set("A", "bitmap:port", (80,))
+    found = [end(objects, Packet(CLIENT, VIP, proto, 80, "eth0")) for proto in (TCP, UDP, SCTP)]
+    assert found == [DROP, DROP, PASS]
+    hashed = at("filter", "FORWARD", rule(Drop(), InSet("A", ("dst", "dst"))))
+    hashed |= in_set("A", "hash:ip,port", (VIP, SCTP, 80))
+    assert end(hashed, Packet(CLIENT, VIP, SCTP, 80, "eth0")) == DROP
+
+
+@pytest.mark.parametrize(
+    ("held", "sides", "words"),
+    [
+        ({}, ("dst",), "set A is not in the program"),
+        (in_set("A", "hash:mac"), ("src",), "set A is of type hash:mac"),
+        (in_set("A", "bitmap:port", (80,)), ("src",), "set A is asked for the port"),
+        (in_set("A", "hash:ip,port"), ("dst", "src"), "set A is asked for the port"),
+    ],
+)
+def test_what_a_set_cannot_tell_is_said(held: Objects, sides: tuple[Side, ...], words: str) -> None:
+    with pytest.raises(Unknowable, match=words):
+        end(at("filter", "FORWARD", rule(Drop(), InSet("A", sides))) | held, coming())
 
 
 # --- a balancer ----------------------------------------------------------------------

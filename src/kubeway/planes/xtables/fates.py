@@ -18,6 +18,7 @@ from typing import Final, Literal, cast
 
 from kubeway.errors import Unknowable
 from kubeway.model.packet import DROP, REJECT, Fate, Fates, Packet
+from kubeway.planes.xtables.members import Members
 from kubeway.planes.xtables.objects import (
     PLANE,
     Accept,
@@ -32,6 +33,7 @@ from kubeway.planes.xtables.objects import (
     Family,
     Goto,
     InInterface,
+    InSet,
     Jump,
     Mark,
     MarkXset,
@@ -85,8 +87,8 @@ def fates(
     `addresses` are this node's own. `dynamic` is what packets put into recent lists
     before, and not too long ago. `trail` is given a line for each rule that applied;
     where the program draws lots it follows the first endpoint. `balancer` is asked where
-    ipvs stands. Raises Unknowable if the packet meets a match, target or chain that
-    kubeway does not understand.
+    ipvs stands. Raises Unknowable if the packet meets a match, target, chain or set that
+    kubeway does not understand, or that is not among the objects.
     """
     flow = _Flow(_World(objects, packet, balancer), addresses, dynamic, trail)
     return ends(flow)
@@ -98,6 +100,7 @@ class _World:
     def __init__(self, objects: Mapping[Key, object], packet: Packet, balancer: Balancer | None) -> None:
         self.packet = packet
         self.balancer = balancer
+        self.members = Members(objects)
         self.family: Family = "ip" if len(packet.dst) == 4 else "ip6"
         self._chains: dict[tuple[str, str], list[Rule]] = {}
         branches: list[tuple[Key, Rule]] = []
@@ -248,6 +251,10 @@ class _Flow(Passage):
                 return (self.mark & mask == value) != invert
             case Recent():
                 return self.recent(match)
+            case InSet():
+                src = packet.src, None
+                sides = [src if side == "src" else (Ip(self.dst), self.port) for side in match.sides]
+                return self.world.members.has(match.name, packet.proto, sides) != match.invert
             case Comment() | Random() | Nfacct():
                 return True
             case _:
