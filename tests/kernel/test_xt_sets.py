@@ -175,6 +175,33 @@ def test_whoever_may_not_ask_is_told() -> None:
 # --- rules ------------------------------------------------------------------------------------
 
 
+def test_a_set_stays_while_a_rule_asks_for_it_and_may_go_then_at_once(back_end: str) -> None:
+    """nf_tables itself lets it go some time after it has acknowledged that the rules are gone."""
+    name = "KUBE-CLUSTER-IP"
+
+    def work() -> None:
+        plane = make(back_end)
+        try:
+            for attempt in range(10):
+                level(plane, in_mangle(name))
+                before = plane.generation()
+                assert not destroy(name)
+                level(plane, {}) if attempt % 2 else plane.remove()
+                assert destroy(name)
+                # Nobody sees that it was waited for.
+                assert plane.generation() == before + 1
+                ipset(f"create {name} {SETS[name]}\n")
+                assert not [line for line in told() if "NEVER" in line or line[0] == "-"]
+        finally:
+            plane.close()
+
+    def told() -> list[str]:
+        done = subprocess.run([f"iptables-{back_end}-save"], capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    inside_with_sets(work)
+
+
 def test_what_is_written_is_read_told_and_removed(back_end: str) -> None:
     def work() -> None:
         plane = make(back_end)
@@ -184,6 +211,7 @@ def test_what_is_written_is_read_told_and_removed(back_end: str) -> None:
             assert level(plane, everywhere()) == []
             tables = [f"{family} {table}" for family in FAMILIES for table in ("filter", "nat", "mangle")]
             assert plane.remove() == tables
+            assert all(map(destroy, SETS))
             assert saved(back_end) == {}
         finally:
             plane.close()

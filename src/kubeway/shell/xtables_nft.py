@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from kubeway.errors import Refused, Stale
 from kubeway.planes.xtables.describe import describe
+from kubeway.planes.xtables.letgo import let_go, wait
 from kubeway.planes.xtables.lift import handles, is_unhooked, lift, places
 from kubeway.planes.xtables.lower import (
     Parcels,
@@ -132,7 +133,10 @@ class XtNftPlane:
         await asyncio.to_thread(self._write, changes, wanted)
 
     def write_now(self, changes: Sequence[Change]) -> None:
-        """Make the changes in one transaction, or raise Refused, Stale or Lost."""
+        """Make the changes in one transaction, or raise Refused, Stale or Lost.
+
+        A set that no rule asks for any more is free when this returns.
+        """
         self._write(changes, jumps_for(changes, self.program))
 
     def _write(self, changes: Sequence[Change], wanted: Mapping[Key, Object]) -> None:
@@ -144,6 +148,13 @@ class XtNftPlane:
         acks = [ack for ack in self._socket.transact(batch.data) if ack.errno]
         if acks:
             self._raise(parcels, batch, acks)
+        self._let_go(changes)
+
+    def _let_go(self, changes: Iterable[Change]) -> None:
+        """Wait until the sets that no rule asks for any more can be destroyed, as they can be at once in the
+        legacy tables."""
+        if place := let_go(changes):
+            self._socket.transact(Batch(wait(place)).data)
 
     def _raise(self, parcels: Parcels, batch: Batch, acks: list[Ack]) -> None:
         ack = min(acks, key=lambda a: a.sequence)
@@ -182,6 +193,7 @@ class XtNftPlane:
             if len(indexes) < len(acks) or busy <= kept:
                 self._raise(parcels, batch, acks)
             kept |= busy
+        self._let_go(Change("del", key, objects[key], None) for key in removable(objects))
         gone = [key for key in removable(objects) if key.kind != "rules" or objects[key] != Rules()]
         tables = {key.name[:2] for key in gone if not _stays(key, kept)}
         return [f"{family} {table}" for family in FAMILIES for table in TABLES if (family, table) in tables]
