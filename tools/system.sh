@@ -2,7 +2,7 @@
 # See that the programs the demo and the kernel tests call are here; as root on Debian, fetch what is missing.
 set -euo pipefail
 
-declare -A package=([nft]=nftables [iptables]=iptables [conntrack]=conntrack [ip]=iproute2 [sysctl]=procps
+declare -A package=([nft]=nftables [iptables]=iptables [ipset]=ipset [conntrack]=conntrack [ip]=iproute2 [sysctl]=procps
     [nsenter]=util-linux)
 
 # /usr/sbin is not on every user's path, and that is where these live.

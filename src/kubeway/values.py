@@ -115,13 +115,18 @@ def parse_prefix(text: str) -> Prefix:
     n = int(length)
     if n > bits:
         raise ValueError(f"{text!r} has a prefix length over {bits}")
-    masked = int.from_bytes(ip, "big") >> (bits - n) << (bits - n)
-    return Prefix(Ip(masked.to_bytes(len(ip), "big")), n)
+    return prefix_of(ip, n)
 
 
 def host_prefix(ip: Ip) -> Prefix:
     """The prefix that holds just `ip`."""
     return Prefix(ip, len(ip) * 8)
+
+
+def prefix_of(ip: Ip, length: int) -> Prefix:
+    """The prefix of this length that holds `ip`."""
+    host = len(ip) * 8 - length
+    return Prefix(Ip((int.from_bytes(ip, "big") >> host << host).to_bytes(len(ip), "big")), length)
 
 
 def disjoint(prefixes: list[Prefix]) -> tuple[Prefix, ...]:

@@ -37,12 +37,15 @@ from kubeway.shell import xtables_tools
 from kubeway.shell.xtables_kernel import KernelTables, present
 from kubeway.shell.xtables_legacy import XtLegacyPlane
 from kubeway.values import TCP, parse_ip, parse_prefix
-from tests.kernel.netns import inside, needs_root
+from tests.kernel.ipsets import inside_with_sets as inside
+from tests.kernel.ipsets import needs_ipset
+from tests.kernel.netns import needs_root
 from tests.planes.xtprograms import FAMILIES, TOOLS, every_construct, programs, relative, rule
 
 pytestmark = [
     pytest.mark.kernel,
     needs_root,
+    needs_ipset,
     pytest.mark.skipif(
         shutil.which("iptables-legacy-restore") is None or shutil.which("ip6tables-legacy-restore") is None,
         reason="iptables-legacy is not installed",

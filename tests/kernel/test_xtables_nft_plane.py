@@ -32,7 +32,9 @@ from kubeway.shell.xtables_nft import XtNftPlane
 from kubeway.values import TCP, UDP
 from kubeway.wire import nftables as nf
 from kubeway.wire.netlink import fields, message, read_text, text
-from tests.kernel.netns import inside, needs_root, nft
+from tests.kernel.ipsets import inside_with_sets as inside
+from tests.kernel.ipsets import needs_ipset
+from tests.kernel.netns import needs_root, nft
 from tests.planes.test_xtables_wire import GOLDEN
 from tests.planes.xtprograms import (
     FAMILIES,
@@ -48,6 +50,7 @@ from tests.planes.xtprograms import (
 pytestmark = [
     pytest.mark.kernel,
     needs_root,
+    needs_ipset,
     pytest.mark.skipif(shutil.which("iptables-nft") is None, reason="not installed: iptables-nft"),
 ]
 

@@ -20,10 +20,12 @@ from hypothesis import strategies as st
 from kubeway.planes.xtables import objects as o
 from kubeway.planes.xtables.text import parse, show
 from kubeway.program.program import Key
-from tests.kernel.netns import inside, needs_root
+from tests.kernel.ipsets import inside_with_sets as inside
+from tests.kernel.ipsets import needs_ipset
+from tests.kernel.netns import needs_root
 from tests.planes.xtprograms import FAMILIES, TOOLS, every_construct, phrases, programs
 
-pytestmark = [pytest.mark.kernel, needs_root]
+pytestmark = [pytest.mark.kernel, needs_root, needs_ipset]
 
 EXAMPLES = max(10, settings.default.max_examples // 4) if settings.default else 25
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Struct
 
 from kubeway.errors import Unknowable
 from kubeway.model.packet import DROP, PASS, REJECT, Fate, Packet
@@ -26,6 +28,7 @@ from kubeway.planes.xtables.objects import (
     ForeignTarget,
     Goto,
     InInterface,
+    InSet,
     Jump,
     Mark,
     MarkXset,
@@ -38,6 +41,7 @@ from kubeway.planes.xtables.objects import (
     Return,
     Rule,
     Rules,
+    Side,
     Source,
     TableName,
     Target,
@@ -46,8 +50,9 @@ from kubeway.planes.xtables.objects import (
     jump_key,
     rules_key,
 )
+from kubeway.program.passage import Balancer
 from kubeway.program.program import Key
-from kubeway.values import TCP, UDP, Ip, host_prefix, parse_ip, parse_prefix
+from kubeway.values import SCTP, TCP, UDP, Ip, Prefix, Proto, host_prefix, parse_ip, parse_prefix
 
 NODE = parse_ip("192.168.0.1")
 CLIENT = parse_ip("172.16.0.9")
@@ -369,3 +374,316 @@ def test_the_trail_names_the_place_and_the_rule() -> None:
     assert trail[0].startswith("PREROUTING nat PREROUTING: ")
     assert trail[1].startswith("PREROUTING nat KUBE-SVC-AAAAAAAAAAAAAAAA: ")
     assert "10.244.1.1:8080" in trail[1]
+
+
+# --- sets ----------------------------------------------------------------------------
+
+
+class Set(Struct, frozen=True):
+    """What is asked of a set, whoever's plane it is of."""
+
+    type: str
+
+
+def in_set(name: str, kind: str, *entries: tuple[object, ...]) -> Objects:
+    found: Objects = {Key("ipset", "set", (name,)): Set(kind)}
+    return found | {Key("ipset", "entry", (name, *fields)): None for fields in entries}
+
+
+V6 = Packet(parse_ip("fd00::9"), parse_ip("fd00:96::1"), TCP, 80, "eth0")
+OF_WEB = (VIP, TCP, 80)
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry", "sides", "applies"),
+    [
+        ("hash:ip", (VIP,), ("dst",), True),
+        ("hash:ip", (VIP,), ("src",), False),
+        ("hash:ip", (CLIENT,), ("src",), True),
+        ("hash:ip,port", OF_WEB, ("dst", "dst"), True),
+        ("hash:ip,port", (VIP, TCP, 81), ("dst", "dst"), False),
+        ("hash:ip,port", (VIP, UDP, 80), ("dst", "dst"), False),
+        ("hash:ip,port", (NODE, TCP, 80), ("dst", "dst"), False),
+        ("hash:ip,port", (CLIENT, TCP, 80), ("src", "dst"), True),
+        # Sides too many are passed over, with those too few nothing is found.
+        ("hash:ip,port", OF_WEB, ("dst", "dst", "src"), True),
+        ("hash:ip,port", OF_WEB, ("dst",), False),
+        ("hash:ip,port,ip", (*OF_WEB, CLIENT), ("dst", "dst", "src"), True),
+        ("hash:ip,port,ip", (*OF_WEB, VIP), ("dst", "dst", "dst"), True),
+        ("hash:ip,port,ip", (*OF_WEB, NODE), ("dst", "dst", "src"), False),
+        ("hash:ip,port,net", (*OF_WEB, parse_prefix("172.16.0.0/12")), ("dst", "dst", "src"), True),
+        ("hash:ip,port,net", (*OF_WEB, host_prefix(CLIENT)), ("dst", "dst", "src"), True),
+        ("hash:ip,port,net", (*OF_WEB, Prefix(Ip(bytes(4)), 0)), ("dst", "dst", "src"), True),
+        ("hash:ip,port,net", (*OF_WEB, parse_prefix("172.32.0.0/12")), ("dst", "dst", "src"), False),
+        ("hash:ip,port,net", (*OF_WEB, parse_prefix("fd00::/8")), ("dst", "dst", "src"), False),
+        ("hash:ip,port,net", (VIP, TCP, 81, parse_prefix("172.16.0.0/12")), ("dst", "dst", "src"), False),
+        ("bitmap:port", (80,), ("dst",), True),
+        ("bitmap:port", (81,), ("dst",), False),
+    ],
+)
+def test_who_is_in_a_set(
+    kind: str, entry: tuple[object, ...], sides: tuple[Side, ...], applies: bool
+) -> None:
+    held = in_set("A", kind, entry) | in_set("B", kind)
+    for invert in (False, True):
+        rules = at("filter", "FORWARD", rule(Drop(), InSet("A", sides, invert)))
+        assert end(rules | held, coming()) == (DROP if applies != invert else PASS)
+        other = at("filter", "FORWARD", rule(Drop(), InSet("B", sides, invert)))
+        assert end(other | held, coming()) == (DROP if invert else PASS)
+
+
+@given(st.lists(st.integers(0, 32), unique=True, max_size=8), st.binary(min_size=4, max_size=4))
+def test_a_net_of_any_length_is_found(lengths: list[int], raw: bytes) -> None:
+    nets = [parse_prefix(f"172.16.0.0/{length}") for length in lengths]
+    held = in_set("A", "hash:ip,port,net", *[(*OF_WEB, net) for net in nets])
+    rules = at("filter", "FORWARD", rule(Drop(), InSet("A", ("dst", "dst", "src"))))
+    inside = any(net.holds(raw) for net in nets)
+    assert end(rules | held, coming(src=Ip(raw))) == (DROP if inside else PASS)
+
+
+class ButNot(Struct, frozen=True):
+    """An entry of a set that is there as an exception."""
+
+    nomatch: bool = True
+
+
+@pytest.mark.parametrize(("narrow", "dropped"), [("172.16.0.0/24", False), ("172.16.9.0/24", True)])
+def test_the_narrowest_net_decides(narrow: str, dropped: bool) -> None:
+    held = in_set("A", "hash:ip,port,net", (*OF_WEB, parse_prefix("172.16.0.0/12")))
+    held[Key("ipset", "entry", ("A", *OF_WEB, parse_prefix(narrow)))] = ButNot()
+    rules = at("filter", "FORWARD", rule(Drop(), InSet("A", ("dst", "dst", "src"))))
+    assert end(rules | held, coming()) == (DROP if dropped else PASS)
+
+
+def test_sets_of_six() -> None:
+    held = in_set("A", "hash:ip,port,net", (V6.dst, TCP, 80, parse_prefix("fd00::/64")))
+    rules = at("filter", "FORWARD", rule(Drop(), InSet("A", ("dst", "dst", "src"))), family="ip6")
+    assert end(rules | held, V6) == DROP
+
+
+def test_a_set_holds_what_a_packet_is_by_then() -> None:
+    held = in_set("A", "hash:ip,port", (PODS[0], TCP, 8080))
+    objects = {
+        **at("nat", "PREROUTING", rule(Drop(), InSet("A", ("dst", "dst"))), rule(to(PODS[0]))),
+        **at("filter", "FORWARD", rule(Reject(), InSet("A", ("dst", "dst")))),
+    }
+    assert end(objects | held, coming()) == REJECT
+
+
+def test_a_bitmap_knows_ports_of_two_protocols_and_does_not_tell_them_apart() -> None:
+    """So it is in the kernel: counters of rules in raw were looked at while packets were sent by."""
+    objects = at("filter", "FORWARD", rule(Drop(), InSet("A", ("dst",)))) | in_set("A", "bitmap:port", (80,))
+    found = [end(objects, Packet(CLIENT, VIP, proto, 80, "eth0")) for proto in (TCP, UDP, SCTP)]
+    assert found == [DROP, DROP, PASS]
+    hashed = at("filter", "FORWARD", rule(Drop(), InSet("A", ("dst", "dst"))))
+    hashed |= in_set("A", "hash:ip,port", (VIP, SCTP, 80))
+    assert end(hashed, Packet(CLIENT, VIP, SCTP, 80, "eth0")) == DROP
+
+
+@pytest.mark.parametrize(
+    ("held", "sides", "words"),
+    [
+        ({}, ("dst",), "set A is not in the program"),
+        (in_set("A", "hash:mac"), ("src",), "set A is of type hash:mac"),
+        (in_set("A", "bitmap:port", (80,)), ("src",), "set A is asked for the port"),
+        (in_set("A", "hash:ip,port"), ("dst", "src"), "set A is asked for the port"),
+    ],
+)
+def test_what_a_set_cannot_tell_is_said(held: Objects, sides: tuple[Side, ...], words: str) -> None:
+    with pytest.raises(Unknowable, match=words):
+        end(at("filter", "FORWARD", rule(Drop(), InSet("A", sides))) | held, coming())
+
+
+# --- a balancer ----------------------------------------------------------------------
+
+
+def balancer(*served: tuple[Ip, int, Fraction], port: int = 80) -> Balancer:
+    """One virtual server, at the address of the service and this port."""
+
+    def balance(ip: Ip, proto: Proto, at: int) -> Sequence[tuple[Ip, int, Fraction]] | None:
+        return served if (ip, proto, at) == (VIP, TCP, port) else None
+
+    return balance
+
+
+ONE = balancer((PODS[0], 8080, Fraction(1)))
+HERE = frozenset({NODE, VIP})
+"""The address of a service is this node's own where ipvs is: else its packets would not come in."""
+
+
+def way(
+    objects: Objects, packet: Packet, balance: Balancer | None, addresses: frozenset[Ip] = HERE
+) -> tuple[dict[Fate, Fraction], list[str]]:
+    """The ends, and where rules were met on the way, or a balancer."""
+    trail: list[str] = []
+    found = dict(fates(objects, packet, addresses, trail, balancer=balance))
+    return found, [line.partition(":")[0].rsplit(" ", "ipvs" not in line)[0] for line in trail]
+
+
+def watching(family: Family = "ip") -> Objects:
+    """A rule that does nothing in every table, at every hook it has."""
+    objects: Objects = {}
+    for hook in ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"):
+        objects |= at("mangle", hook, rule(None), family=family)
+        objects |= at("nat", hook, rule(None), family=family) if hook != "FORWARD" else {}
+        filtered = hook in ("INPUT", "FORWARD", "OUTPUT")
+        objects |= at("filter", hook, rule(None), family=family) if filtered else {}
+    return objects
+
+
+AFTER = ["OUTPUT mangle", "OUTPUT filter", "POSTROUTING mangle", "POSTROUTING nat"]
+
+
+@pytest.mark.parametrize(
+    ("packet", "to_here", "hooks"),
+    [
+        (
+            coming(),
+            False,
+            ["PREROUTING mangle", "PREROUTING nat", "INPUT mangle", "INPUT filter", "INPUT ipvs", *AFTER],
+        ),
+        (
+            coming(),
+            True,
+            [
+                "PREROUTING mangle",
+                "PREROUTING nat",
+                "INPUT mangle",
+                "INPUT filter",
+                "INPUT ipvs",
+                "INPUT nat",
+            ],
+        ),
+        (sent(), False, ["OUTPUT mangle", "OUTPUT nat", "OUTPUT ipvs", *AFTER]),
+        (
+            sent(),
+            True,
+            [
+                *["OUTPUT mangle", "OUTPUT nat", "OUTPUT ipvs", "OUTPUT filter"],
+                *[
+                    "POSTROUTING mangle",
+                    "POSTROUTING nat",
+                    "PREROUTING mangle",
+                    "INPUT mangle",
+                    "INPUT filter",
+                ],
+            ],
+        ),
+    ],
+)
+def test_the_way_through_a_balancer(packet: Packet, to_here: bool, hooks: list[str]) -> None:
+    """As the counters of such rules said in a kernel 6.1 with ipvs, with the legacy tables."""
+    ip = NODE if to_here else PODS[0]
+    found, met = way(watching(), packet, balancer((ip, 8080, Fraction(1))))
+    assert found == {endpoint(ip): 1}
+    assert met == hooks
+
+
+@pytest.mark.parametrize(
+    ("packet", "hooks"),
+    [
+        (
+            coming(),
+            ["PREROUTING mangle", "PREROUTING nat", "INPUT mangle", "INPUT filter", "INPUT ipvs"],
+        ),
+        (sent(), ["OUTPUT mangle", "OUTPUT nat", "OUTPUT ipvs"]),
+    ],
+)
+def test_where_nobody_serves_it_is_refused(packet: Packet, hooks: list[str]) -> None:
+    assert way(watching(), packet, balancer()) == ({REJECT: 1}, hooks)
+
+
+def test_what_nobody_asks_for_goes_on() -> None:
+    for packet in (coming(), sent(), coming(PODS[1]), sent(PODS[1])):
+        nobody = balancer((PODS[0], 8080, Fraction(1)), port=81)
+        assert way(watching(), packet, nobody) == way(watching(), packet, None)
+        assert way(watching(), packet, None)[0] == {PASS: 1}
+
+
+def test_what_is_forwarded_meets_no_balancer() -> None:
+    """The address of the service is not this node's."""
+    assert way({}, coming(), ONE, frozenset({NODE}))[0] == {PASS: 1}
+
+
+def test_it_is_balanced_once() -> None:
+    asked: list[tuple[Ip, int]] = []
+
+    def always(ip: Ip, proto: Proto, port: int) -> Sequence[tuple[Ip, int, Fraction]]:
+        asked.append((ip, port))
+        return [(NODE if len(asked) == 1 else VIP, 8080, Fraction(1))]
+
+    assert way({}, sent(), always)[0] == {endpoint(NODE): 1}
+    assert asked == [(VIP, 80)]
+
+
+def test_its_chances_are_the_endpoints() -> None:
+    chances = [Fraction(1, 2), Fraction(1, 3), Fraction(1, 6)]
+    balance = balancer(*[(PODS[n], 8080 + n, chance) for n, chance in enumerate(chances)])
+    draws = at("nat", "PREROUTING", rule(to(PODS[4]), Random(4)))
+    for packet, part in ((coming(), Fraction(3, 4)), (sent(), Fraction(1))):
+        found = dict(fates(draws, packet, HERE, balancer=balance))
+        for n, chance in enumerate(chances):
+            assert found[endpoint(PODS[n], 8080 + n)] == part * chance
+        assert sum(found.values()) == 1
+
+
+def test_the_trail_goes_with_the_first() -> None:
+    balance = balancer((PODS[0], 8080, Fraction(1, 2)), (PODS[1], 9090, Fraction(1, 2)))
+    trail: list[str] = []
+    fates(at("mangle", "POSTROUTING", rule(None)), coming(), HERE, trail, balancer=balance)
+    assert trail == ["INPUT ipvs: balanced to 10.244.1.1:8080", "POSTROUTING mangle POSTROUTING: "]
+    trail.clear()
+    fates({}, sent(), HERE, trail, balancer=balancer())
+    assert trail == ["OUTPUT ipvs: nobody is behind 10.96.0.1:80"]
+
+
+def test_a_mark_stays_and_the_source_is_decided_behind_it() -> None:
+    objects = {
+        **at("mangle", "PREROUTING", rule(MarkXset(0x4000, 0x4000))),
+        **at("nat", "POSTROUTING", rule(Masquerade(), Mark(0x4000, 0x4000))),
+    }
+    assert way(objects, coming(), ONE)[0] == {endpoint(PODS[0], masquerade=True): 1}
+    assert way(objects, sent(), ONE)[0] == {endpoint(PODS[0]): 1}
+
+
+def test_behind_it_a_packet_looks_as_if_made_here() -> None:
+    by_eth0 = at("mangle", "OUTPUT", rule(Drop(), InInterface("eth0")))
+    assert way(by_eth0, coming(), ONE)[0] == {endpoint(PODS[0]): 1}
+    local = at("mangle", "OUTPUT", rule(Drop(), AddrType("dst")))
+    assert way(local, coming(), ONE)[0] == {endpoint(PODS[0]): 1}
+
+
+def test_to_the_tracker_it_is_not_translated() -> None:
+    """So say counters of such rules in a kernel 6.1: ipvs alters what is expected in reply, and no more."""
+    translated = at("mangle", "POSTROUTING", rule(Drop(), CtState(("DNAT",))))
+    for packet in (coming(), sent()):
+        assert way(translated, packet, ONE)[0] == {endpoint(PODS[0]): 1}
+        nat = at("nat", "OUTPUT", rule(to(PODS[1]))) | at("nat", "PREROUTING", rule(to(PODS[1])))
+        assert way(translated | nat, packet, ONE)[0] == {DROP: 1}
+
+
+def test_nat_comes_before_it_and_filter_where_it_comes_in() -> None:
+    # A destination that nat has changed is what is asked for.
+    ahead = at("nat", "OUTPUT", rule(to(VIP, 81))) | at("nat", "PREROUTING", rule(to(VIP, 81)))
+    for packet in (coming(), sent()):
+        assert way(ahead, packet, ONE)[0] == {endpoint(VIP, 81): 1}
+        assert way(ahead, packet, balancer((PODS[0], 8080, Fraction(1)), port=81))[0] == {
+            endpoint(PODS[0]): 1
+        }
+    # What comes in is filtered before; what goes out, behind it.
+    service, pod = (Destination(host_prefix(ip)) for ip in (VIP, PODS[0]))
+    assert way(at("filter", "INPUT", rule(Drop(), service)), coming(), ONE)[0] == {DROP: 1}
+    for packet in (coming(), sent()):
+        assert way(at("filter", "OUTPUT", rule(Drop(), service)), packet, ONE)[0] == {endpoint(PODS[0]): 1}
+        assert way(at("filter", "OUTPUT", rule(Drop(), pod)), packet, ONE)[0] == {DROP: 1}
+
+
+def test_the_other_family_is_balanced_alike() -> None:
+    pod = parse_ip("fd00:244::7")
+
+    def balance(ip: Ip, proto: Proto, port: int) -> Sequence[tuple[Ip, int, Fraction]] | None:
+        return [(pod, 8080, Fraction(1))] if ip == V6.dst else None
+
+    found, met = way(watching("ip6"), V6, balance, frozenset({V6.dst}))
+    assert found == {endpoint(pod): 1}
+    assert met[-5:] == ["INPUT ipvs", *AFTER]

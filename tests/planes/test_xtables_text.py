@@ -78,6 +78,16 @@ def test_matches_stand_in_the_order_of_iptables_whatever_theirs() -> None:
             rule(o.ForeignMatch(("-m", "conntrack", "--ctstate", "NEW,NEVER"))),
         ),
         ("-p icmp -f", rule(o.ForeignMatch(("-p", "icmp")), o.ForeignMatch(("-f",)))),
+        ("-m set --match-set A dst,src", rule(o.InSet("A", ("dst", "src")))),
+        (
+            "-m set --match-set A dst,both",
+            rule(o.ForeignMatch(("-m", "set", "--match-set", "A", "dst,both"))),
+        ),
+        (
+            "-m set --match-set A src,src,src,src,src,src,src",
+            rule(o.ForeignMatch(("-m", "set", "--match-set", "A", "src,src,src,src,src,src,src"))),
+        ),
+        ('-m set --match-set A ""', rule(o.ForeignMatch(("-m", "set", "--match-set", "A", "")))),
         ("-m tcp --dport 90:80", rule(o.ForeignMatch(("-m", "tcp", "--dport", "90:80")))),
         ("-m tcp --dport 65536", rule(o.ForeignMatch(("-m", "tcp", "--dport", "65536")))),
         ("-m mark --mark 0x1FFFFFFFF", rule(o.ForeignMatch(("-m", "mark", "--mark", "0x1FFFFFFFF")))),
@@ -428,6 +438,12 @@ def test_changes_are_told_in_one_line() -> None:
     assert (
         describe(Change("set", services, o.Rules(), o.Rules()), {})
         == "change rules KUBE-SERVICES of nat (ip)"
+    )
+    asked = rule(o.InSet("KUBE-LOOP-BACK", ("dst", "dst", "src"), invert=True), to=o.Return())
+    branch = o.branch_key("ip", "mangle", "KUBE-BY-X", asked)
+    assert describe(Change("add", branch, None, asked), {}) == (
+        "add branch KUBE-BY-X !set KUBE-LOOP-BACK dst,dst,src of mangle: "
+        "-m set ! --match-set KUBE-LOOP-BACK dst,dst,src -j RETURN (ip)"
     )
     assert describe(Change("add", jump, None, to), {}) == "add jump OUTPUT 1 of nat: -j KUBE-SERVICES (ip6)"
     assert (

@@ -45,6 +45,8 @@ from kubeway.wire.netlink import (
 )
 from tests.planes.xtprograms import (
     FAMILIES,
+    NUMBERED,
+    Numbered,
     ends_in_comment,
     every_construct,
     is_understood,
@@ -70,13 +72,13 @@ def golden(family: o.Family) -> dict[str, bytes]:
 
 
 def expressions(family: o.Family, one: o.Rule) -> bytes:
-    return bytes(fields(RuleLower(family).body(one))[4])
+    return bytes(fields(RuleLower(family, NUMBERED).body(one))[4])
 
 
 def reread(family: o.Family, one: o.Rule) -> o.Rule:
     """The rule written, and read again."""
-    body = fields(RuleLower(family).body(one))
-    return RuleLift(family).rule(bytes(body[4]), bytes(body.get(7, b"")))
+    body = fields(RuleLower(family, NUMBERED).body(one))
+    return RuleLift(family, NUMBERED).rule(bytes(body[4]), bytes(body.get(7, b"")))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -84,14 +86,14 @@ def test_every_rule_is_spelt_as_iptables_spells_it(family: o.Family) -> None:
     told = golden(family)
     assert told.keys() == phrases(family).keys()
     for words, (_, one) in phrases(family).items():
-        lifted = RuleLift(family).rule(told[words])
+        lifted = RuleLift(family, NUMBERED).rule(told[words])
         if is_understood(one):
             assert ends_in_comment(one) or expressions(family, one) == told[words], words
             assert lifted == reread(family, one) == one, words
         else:
             # A stranger's: equal to no rule of ours, but always to itself.
             assert not is_understood(lifted), words
-            assert RuleLift(family).rule(expressions(family, lifted)) == lifted, words
+            assert RuleLift(family, NUMBERED).rule(expressions(family, lifted)) == lifted, words
 
 
 def sent(changes: list[Change], program: dict[Key, object]) -> list[Message]:
@@ -99,7 +101,7 @@ def sent(changes: list[Change], program: dict[Key, object]) -> list[Message]:
     found: list[Message] = []
     for step in steps(changes, ORDER):
         nowhere: dict[Place, Standing] = dict.fromkeys(asked(step.changes))
-        parcels = lower(step.changes, nowhere, program)
+        parcels = lower(step.changes, nowhere, program, NUMBERED)
         assert len(parcels.messages) == len(parcels.changes)
         found += messages(b"".join(parcels.messages))
     return found
@@ -108,12 +110,12 @@ def sent(changes: list[Change], program: dict[Key, object]) -> list[Message]:
 @settings(max_examples=EXAMPLES)
 @given(of_a_family)
 def test_what_is_lowered_is_lifted_back(program: dict[Key, object]) -> None:
-    assert lift(sent(list(diff({}, program)), program)) == program
+    assert lift(sent(list(diff({}, program)), program), NUMBERED) == program
 
 
 def test_every_construct_is_lifted_back() -> None:
     program = {key: one for family in FAMILIES for key, one in understood(every_construct(family)).items()}
-    assert lift(sent(list(diff({}, program)), program)) == program
+    assert lift(sent(list(diff({}, program)), program), NUMBERED) == program
 
 
 @given(st.binary(max_size=200), st.integers(0, 0xFFFF))
@@ -133,7 +135,7 @@ def test_any_damage_is_read_or_malformed(program: dict[Key, object], data: st.Da
             body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
         spoiled.append(Message(m.kind, m.flags, 0, memoryview(bytes(body))))
     with suppress(Malformed):
-        lift(spoiled)
+        lift(spoiled, NUMBERED)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -143,7 +145,7 @@ def test_any_damage_to_a_rule_is_read_or_malformed(family: o.Family, data: st.Da
     for _ in range(data.draw(st.integers(1, 3))):
         told[data.draw(st.integers(0, len(told) - 1))] = data.draw(st.integers(0, 255))
     with suppress(Malformed):
-        read = RuleLift(family).rule(bytes(told))
+        read = RuleLift(family, NUMBERED).rule(bytes(told))
         again = reread(family, read)
         assert [type(match) for match in again.matches] == [type(match) for match in read.matches]
         # What is told of it is true: written, it reads as the same again. Only of bytes that are no text
@@ -228,10 +230,17 @@ _MARK = wire.meta(wire.META_MARK)
         wire.match("recent", 1, wire.RECENT.pack(0, 0, 1, 0, b"x", 0, b"\xff\xff")),
         wire.match("statistic", 0, wire.STATISTIC.pack(0, 1, 1 << 30, 0, 0)),
         wire.match("statistic", 0, wire.STATISTIC.pack(0, 0, 0, 0, 0)),
+        # A set that went meanwhile; sides that there are not, none, or too many; an older revision; counters.
+        wire.match("set", 4, wire.SET.pack(77, 2, 0)),
+        wire.match("set", 4, wire.SET.pack(1, 2, 8)),
+        wire.match("set", 4, wire.SET.pack(1, 0, 0)),
+        wire.match("set", 4, wire.SET.pack(1, 7, 0)),
+        wire.match("set", 1, bytes(8)),
+        wire.match("set", 4, wire.SET.pack(1, 2, 0)[:16] + b"\1" + bytes(31)),
     ],
 )
 def test_what_has_no_word_is_foreign_and_keeps_its_bytes(data: bytes) -> None:
-    read = RuleLift("ip").rule(data + wire.COUNTER)
+    read = RuleLift("ip", NUMBERED).rule(data + wire.COUNTER)
     assert [type(match) for match in read.matches] == [o.ForeignMatch]
     assert expressions("ip", read) == data + wire.COUNTER
 
@@ -255,6 +264,21 @@ def test_what_is_no_target_of_ours_is_foreign(data: bytes) -> None:
     read = RuleLift("ip").rule(wire.COUNTER + data)
     assert isinstance(read.target, o.ForeignTarget)
     assert expressions("ip", read) == wire.COUNTER + data
+
+
+def test_a_set_is_known_by_the_number_it_has_now() -> None:
+    one = rule(o.InSet("B", ("dst",)))
+    written = bytes(fields(RuleLower("ip", Numbered("A", "B")).body(one))[4])
+    assert RuleLift("ip", Numbered("A", "B")).rule(written) == one
+    assert RuleLift("ip", Numbered("B", "A")).rule(written) == rule(o.InSet("A", ("dst",)))
+    (gone,) = RuleLift("ip", Numbered("B")).rule(written).matches
+    assert isinstance(gone, o.ForeignMatch)
+
+
+def test_a_set_that_is_not_there_is_asked_for_by_a_number_that_no_set_has() -> None:
+    (match,) = RuleLift("ip").rule(expressions("ip", rule(o.InSet("NOBODYS", ("dst",))))).matches
+    assert isinstance(match, o.ForeignMatch)
+    assert wire.SET.pack(0xFFFF, 1, 0).hex() in match.words[-1]
 
 
 def test_words_of_iptables_alone_cannot_be_written() -> None:

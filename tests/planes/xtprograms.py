@@ -18,12 +18,44 @@ from hypothesis.strategies import SearchStrategy, composite
 from kubeway.planes.xtables import objects as o
 from kubeway.planes.xtables.laws import references
 from kubeway.planes.xtables.text import TABLES
-from kubeway.planes.xtables.words import STATES
+from kubeway.planes.xtables.words import MOST_SIDES, STATES
 from kubeway.program.program import Key
 from kubeway.values import PROTOS, SCTP, TCP, UDP, Ip, Prefix, Proto, parse_ip, parse_prefix
 
 FAMILIES: Final[tuple[o.Family, ...]] = ("ip", "ip6")
 TOOLS: Final[dict[o.Family, str]] = {"ip": "iptables", "ip6": "ip6tables"}
+
+# --- sets ---------------------------------------------------------------------------------
+
+SETS: Final[dict[str, str]] = {
+    "KUBE-CLUSTER-IP": "hash:ip,port",
+    "KUBE-6-CLUSTER-IP": "hash:ip,port family inet6",
+    "KUBE-LOOP-BACK": "hash:ip,port,ip",
+    "KUBE-6-LOOP-BACK": "hash:ip,port,ip family inet6",
+    "KUBE-NODE-PORT-TCP": "bitmap:port range 0-65535",
+}
+"""The sets that rules here ask for, and their types. Made in this order, `NUMBERED` has their numbers."""
+
+
+def sets_of(family: o.Family) -> list[str]:
+    """Those that rules of this family may ask for, says iptables."""
+    return [name for name, kind in SETS.items() if "bitmap" in kind or ("inet6" in kind) == (family == "ip6")]
+
+
+class Numbered:
+    """Sets that have the numbers of their places."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = list(names)
+
+    def index(self, name: str) -> int | None:
+        return self.names.index(name) if name in self.names else None
+
+    def name(self, index: int) -> str | None:
+        return self.names[index] if index < len(self.names) else None
+
+
+NUMBERED: Final = Numbered(*SETS)
 
 # --- every construct --------------------------------------------------------------------
 
@@ -40,6 +72,7 @@ def phrases(family: o.Family) -> dict[str, tuple[o.TableName, o.Rule]]:
     reject = "icmp-port-unreachable" if four else "icmp6-port-unreachable"
     at, of, to = parse_prefix(host), parse_prefix(net), parse_ip(pod)
     tcp, web = o.Protocol(TCP), o.Dport(TCP, 80)
+    vips, loop = ("KUBE-CLUSTER-IP", "KUBE-LOOP-BACK") if four else ("KUBE-6-CLUSTER-IP", "KUBE-6-LOOP-BACK")
     nat: dict[str, o.Rule] = {
         f'-d {host} -p tcp -m comment --comment "a web" -m tcp --dport 80 -j KUBE-SVC-BBBBBBBBBBBBBBBB': rule(
             o.Destination(at), tcp, o.Comment("a web"), web, to=o.Jump("KUBE-SVC-BBBBBBBBBBBBBBBB")
@@ -91,6 +124,25 @@ def phrases(family: o.Family) -> dict[str, tuple[o.TableName, o.Rule]]:
         "-j MARK --set-xmark 0x4000/0x4000": rule(to=o.MarkXset(0x4000, 0x4000)),
         "-j MARK --set-xmark 0x4000/0x0": rule(to=o.MarkXset(0x4000, 0)),
         "-j MARK --set-xmark 0x1/0xffffffff": rule(to=o.MarkXset(1, 0xFFFFFFFF)),
+        f"-m comment --comment portals -m set --match-set {vips} dst,dst -j ACCEPT": rule(
+            o.Comment("portals"), o.InSet(vips, ("dst", "dst")), to=o.Accept()
+        ),
+        f"-m set ! --match-set {vips} src,dst -j RETURN": rule(
+            o.InSet(vips, ("src", "dst"), invert=True), to=o.Return()
+        ),
+        f"-m set --match-set {loop} dst,dst,src": rule(o.InSet(loop, ("dst", "dst", "src"))),
+        "-p tcp -m set --match-set KUBE-NODE-PORT-TCP dst": rule(
+            tcp, o.InSet("KUBE-NODE-PORT-TCP", ("dst",))
+        ),
+        "-m set ! --match-set KUBE-NODE-PORT-TCP src,src,dst,src,src,src": rule(
+            o.InSet("KUBE-NODE-PORT-TCP", ("src", "src", "dst", "src", "src", "src"), invert=True)
+        ),
+        f"-m set --match-set {vips} dst,dst --return-nomatch": rule(
+            o.ForeignMatch(("-m", "set", "--match-set", vips, "dst,dst", "--return-nomatch"))
+        ),
+        f"-m set --match-set {vips} dst,dst ! --update-counters": rule(
+            o.ForeignMatch(("-m", "set", "--match-set", vips, "dst,dst", "!", "--update-counters"))
+        ),
         "-m comment --comment plain-word_1": rule(o.Comment("plain-word_1")),
         "-m comment --comment -j": rule(o.Comment("-j")),
         r'-m comment --comment "\"quoted\", \'so\', back\\slash #!"': rule(
@@ -242,10 +294,18 @@ inner_matches: SearchStrategy[o.Match] = st.one_of(
     st.builds(o.Comment, comments),
     st.just(o.ForeignMatch(("-m", "limit", "--limit", "1/sec"))),
 )
+sides: SearchStrategy[o.Side] = st.sampled_from(["src", "dst"])
 recents: SearchStrategy[o.Match] = st.one_of(
     st.builds(o.Recent, lists, st.sampled_from(["check", "update"]), st.integers(0, 1_000_000)),
     st.builds(o.Recent, lists, st.just("set")),
 )
+
+
+def in_sets(family: o.Family) -> SearchStrategy[o.Match]:
+    names = st.sampled_from(sets_of(family))
+    return st.builds(
+        o.InSet, names, st.lists(sides, min_size=1, max_size=MOST_SIDES).map(tuple), st.booleans()
+    )
 
 
 @composite
@@ -259,7 +319,7 @@ def rules(draw: st.DrawFn, family: o.Family, table: o.TableName, chains: Sequenc
     if draw(st.booleans()) and not last:
         matches.append(o.InInterface(draw(interfaces), draw(st.booleans()), draw(st.booleans())))
     proto = draw(st.none() | protos)
-    inner = draw(st.lists(inner_matches, max_size=3))
+    inner = draw(st.lists(inner_matches | in_sets(family), max_size=3))
     if draw(st.booleans()):
         inner.append(draw(recents))
     if proto is not None:
@@ -299,7 +359,7 @@ def targets(
 _HOOKS: Final[dict[o.TableName, tuple[str, ...]]] = {
     "filter": ("INPUT", "FORWARD"),
     "nat": ("PREROUTING", "POSTROUTING"),
-    "mangle": ("PREROUTING", "FORWARD"),
+    "mangle": ("PREROUTING", "OUTPUT"),
 }
 
 

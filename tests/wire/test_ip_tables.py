@@ -52,6 +52,25 @@ def test_chains_and_rules_are_told_apart(layout: x.Layout) -> None:
     assert x.rules(table(layout), layout, x.Info(0b1000, (0,) * 5, (0,) * 5, 5, 0)) == 1
 
 
+def in_set(index: int, revision: int = 4) -> bytes:
+    """The head of a match and the number that follows it; a name with "set" in it is another's."""
+    return (
+        (84).to_bytes(2, "little")
+        + b"set".ljust(29, b"\0")
+        + bytes((revision,))
+        + index.to_bytes(2, "little")
+    )
+
+
+def test_the_sets_that_are_asked_for_are_found(layout: x.Layout) -> None:
+    others = error("offset") + (40).to_bytes(2, "little") + b"setx".ljust(30, b"\0") + b"\7\7"
+    data = table(layout)
+    assert x.sets(data) == []
+    for matches in (in_set(300), in_set(0x0A0A, 1) + in_set(2), in_set(300), others):
+        data += entry(layout, standard(-1), matches)
+    assert x.sets(data) == [2, 300, 0x0A0A]
+
+
 def test_a_digest_is_of_the_rules_not_of_their_counters(layout: x.Layout) -> None:
     same = x.digest(table(layout), layout)
     assert x.digest(table(layout, packets=77), layout) == same

@@ -2,23 +2,30 @@
 A first packet on its way past netfilter's hooks, whatever rules hang on them.
 
 Knows in which order a packet meets the hooks, at which of them the translation of an
-address is decided, and how the chances of branches add up. What the rules of a hook do
-to the packet is the plane's.
+address is decided, where a packet goes that a balancer took, and how the chances of
+branches add up. What the rules of a hook do to the packet is the plane's.
 
-Source: net/ipv4/ip_input.c, ip_forward.c, ip_output.c; nf_nat_core.c (nf_nat_inet_fn).
+Source: net/ipv4/ip_input.c, ip_forward.c, ip_output.c; nf_nat_core.c (nf_nat_inet_fn);
+net/netfilter/ipvs/ip_vs_xmit.c (ip_vs_nat_send_or_cont).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Final, Self
 
 from kubeway.errors import Unknowable
 from kubeway.model.addresses import is_loopback
 from kubeway.model.packet import PASS, Fate, Fates, Packet
-from kubeway.values import Ip
+from kubeway.values import Ip, Proto
+
+Balancer = Callable[[Ip, Proto, int], Sequence[tuple[Ip, int, Fraction]] | None]
+"""Who serves this address, protocol and port: addresses and ports with their chances, which add up to 1.
+
+None: nobody is asked for there, and the packet goes on. Empty: somebody is, and nobody is there.
+"""
 
 # More chains than any packet goes through: the kernel lets no circle in, a program made by hand may hold one.
 _CHAINS: Final = 4096
@@ -37,6 +44,7 @@ class Passage(ABC):
         self.port = packet.port
         self.iif = packet.iif
         self.translated = self.masqueraded = False
+        self.balanced = False  # a balancer took it, and no other asks for it (skb->ipvs_property)
         # Which of its addresses have been decided, be it that they stay: a flow is asked once.
         self.decided: frozenset[str] = frozenset()
         self.hook = ""
@@ -73,6 +81,20 @@ class Passage(ABC):
             self.hook, self.iif = "prerouting", "lo"
         else:
             return False
+        return True
+
+    def balance(self, ip: Ip, port: int) -> bool:
+        """A balancer at this hook sends it there; whether from here, past the rest of this hook.
+
+        It sets out as if this node had made it. Unless it is for this node itself: then it just goes on. Its
+        destination was decided before a balancer saw it, its source may still be.
+        """
+        self.dst, self.port = ip, port
+        self.translated = self.balanced = True
+        if self.is_local(ip):
+            return False
+        self.decided |= {"dst"}
+        self.hook, self.iif = "output", ""
         return True
 
     def count(self, chain: str) -> None:

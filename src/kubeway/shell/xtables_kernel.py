@@ -112,6 +112,10 @@ def digest(family: Family, entries: bytearray) -> bytes:
     return wire.digest(entries, _FAMILIES[family].layout)
 
 
+def sets(entries: bytearray) -> list[int]:
+    return wire.sets(entries)
+
+
 def chains(family: Family, entries: bytearray) -> list[str]:
     return wire.chains(entries, _FAMILIES[family].layout)
 

@@ -31,7 +31,8 @@ from kubeway.planes.xtables.text import parse
 from kubeway.program.program import Change, Key, Object, Origin
 from kubeway.shell import xtables_lock, xtables_tools
 from kubeway.shell.privilege import need_net_raw
-from kubeway.shell.xtables_kernel import KernelTables, Table, digest, present
+from kubeway.shell.xt_sets import XtSets
+from kubeway.shell.xtables_kernel import KernelTables, Table, digest, present, sets
 from kubeway.shell.xtables_tools import Failure
 from kubeway.wire.ip_tables import Info
 
@@ -81,6 +82,7 @@ class XtLegacyPlane:
         self._record, self._patience, self._timeout = record, patience, timeout
         self._tools = {family: xtables_tools.find(family) for family in FAMILIES}
         self._kernel = KernelTables()
+        self._sets = XtSets()
         self._untold: list[records.Record] = []
         """What a thread found: recorders may belong to the loop, so it is told there."""
         self._usable: dict[Family, bool] = {}
@@ -92,6 +94,7 @@ class XtLegacyPlane:
 
     def close(self) -> None:
         self._kernel.close()
+        self._sets.close()
 
     def generation(self) -> int:
         """Grows when a table's count of entries, its size or its hooks change; by one for a write of ours.
@@ -144,8 +147,13 @@ class XtLegacyPlane:
         return objects
 
     def _digest(self, family: Family, table: TableName) -> bytes:
-        """By this the table can be told to be the same, but for its counters."""
-        return digest(family, self._kernel.entries(family, table)[1])
+        """By this the table can be told to be the same, but for its counters.
+
+        Its entries know sets by number, which after a rule and its set may have become another set's.
+        """
+        entries = self._kernel.entries(family, table)[1]
+        names = [f"{index} {self._sets.name(index)}" for index in sets(entries)]
+        return digest(family, entries) + "\n".join(names).encode(errors="surrogateescape")
 
     def _save(self, family: Family, table: str) -> str:
         save = self._tools[family].save

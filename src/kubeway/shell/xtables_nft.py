@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from kubeway.errors import Refused, Stale
 from kubeway.planes.xtables.describe import describe
+from kubeway.planes.xtables.letgo import let_go, wait
 from kubeway.planes.xtables.lift import handles, is_unhooked, lift, places
 from kubeway.planes.xtables.lower import (
     Parcels,
@@ -30,12 +31,14 @@ from kubeway.planes.xtables.lower import (
 )
 from kubeway.planes.xtables.objects import FAMILIES, Rules
 from kubeway.planes.xtables.ours import is_lent
+from kubeway.planes.xtables.sets import named
 from kubeway.planes.xtables.shared import asked_for
 from kubeway.planes.xtables.text import TABLES
 from kubeway.program.program import Change, Key, Object, Origin
 from kubeway.shell.netlink import NetlinkSocket
 from kubeway.shell.netlink import describe as failure
 from kubeway.shell.ruleset import generation
+from kubeway.shell.xt_sets import XtSets
 from kubeway.wire import nftables as wire
 from kubeway.wire.netlink import Ack, Message, text
 from kubeway.wire.nfnetlink import Batch
@@ -59,9 +62,11 @@ class XtNftPlane:
         self.origin = origin
         self.program: Mapping[Key, Object] = {} if program is None else program
         self._socket = NetlinkSocket()
+        self._sets = XtSets()
 
     def close(self) -> None:
         self._socket.close()
+        self._sets.close()
 
     def generation(self) -> int:
         """The number of the ruleset's last commit, by anybody (7 us)."""
@@ -78,7 +83,7 @@ class XtNftPlane:
         Raises Stale if others keep changing the ruleset meanwhile. Others may commit between one chain and
         the next: whoever wants to know asks for the generation before and after.
         """
-        return asked_for(lift(self._messages()), self.program)
+        return asked_for(lift(self._messages(), self._sets), self.program)
 
     def _messages(self) -> Iterator[Message]:
         """Chains, and the rules of those that may have ours.
@@ -113,7 +118,7 @@ class XtNftPlane:
             told = self._socket.ask(wire.get(wire.GETCHAIN, family, names, dump=False))
             if is_unhooked(told, place):
                 raise Refused(_UNHOOKED, errno.EEXIST, f"rules in chain {chain} of table {table} ({family})")
-            return handles(self._rules(place), place, wanted)
+            return handles(self._rules(place), place, wanted, self._sets)
         except Refused as error:
             if error.errno != errno.ENOENT:
                 raise
@@ -128,18 +133,28 @@ class XtNftPlane:
         await asyncio.to_thread(self._write, changes, wanted)
 
     def write_now(self, changes: Sequence[Change]) -> None:
-        """Make the changes in one transaction, or raise Refused, Stale or Lost."""
+        """Make the changes in one transaction, or raise Refused, Stale or Lost.
+
+        A set that no rule asks for any more is free when this returns.
+        """
         self._write(changes, jumps_for(changes, self.program))
 
     def _write(self, changes: Sequence[Change], wanted: Mapping[Key, Object]) -> None:
         standing = {place: self._standing(place, wanted) for place in asked(changes)}
-        parcels = lower(changes, standing, wanted)
+        parcels = lower(changes, standing, wanted, self._sets)
         if not parcels.messages:
             return
         batch = Batch(parcels.messages)
         acks = [ack for ack in self._socket.transact(batch.data) if ack.errno]
         if acks:
             self._raise(parcels, batch, acks)
+        self._let_go(changes)
+
+    def _let_go(self, changes: Iterable[Change]) -> None:
+        """Wait until the sets that no rule asks for any more can be destroyed, as they can be at once in the
+        legacy tables."""
+        if place := let_go(changes):
+            self._socket.transact(Batch(wait(place)).data)
 
     def _raise(self, parcels: Parcels, batch: Batch, acks: list[Ack]) -> None:
         ack = min(acks, key=lambda a: a.sequence)
@@ -148,8 +163,15 @@ class XtNftPlane:
         if index is None:
             raise Refused(words, ack.errno, "the transaction")
         change = parcels.changes[index]
+        if ack.errno == errno.ENOENT:
+            words = self._missing_set(change) or words
         origin = self.origin(change.key)
         raise Refused(words, ack.errno, describe(change, self.program), str(origin or ""), change.key)
+
+    def _missing_set(self, change: Change) -> str:
+        """Which set the kernel did not find; it says no more than that something is not there."""
+        missing = next((name for name in named(change.new) if self._sets.index(name) is None), None)
+        return "" if missing is None else f"there is no set {missing}"
 
     def remove(self) -> list[str]:
         """Take all our chains and jumps away; returns the tables that held some, like "ip nat".
@@ -157,7 +179,7 @@ class XtNftPlane:
         A chain to which rules of others still lead is emptied and stays; the one that is `lent` keeps its
         rules then. A shared chain is not touched.
         """
-        objects = asked_for(lift(self._messages()), {})
+        objects = asked_for(lift(self._messages(), self._sets), {})
         kept: set[Place] = set()
         while True:
             jumps = {place_of(key) for key in objects if key.kind == "jump"}
@@ -171,6 +193,7 @@ class XtNftPlane:
             if len(indexes) < len(acks) or busy <= kept:
                 self._raise(parcels, batch, acks)
             kept |= busy
+        self._let_go(Change("del", key, objects[key], None) for key in removable(objects))
         gone = [key for key in removable(objects) if key.kind != "rules" or objects[key] != Rules()]
         tables = {key.name[:2] for key in gone if not _stays(key, kept)}
         return [f"{family} {table}" for family in FAMILIES for table in TABLES if (family, table) in tables]

@@ -46,6 +46,7 @@ _ERRNOS: Final = (
     ("no chain/target/match", errno.ENOENT),
     ("matching rule exist", errno.ENOENT),
     ("does not exist", errno.ENOENT),
+    ("doesn't exist", errno.ENOENT),
     ("already exists", errno.EEXIST),
     ("file exists", errno.EEXIST),
     ("too many links", errno.EBUSY),

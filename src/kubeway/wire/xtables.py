@@ -159,6 +159,8 @@ UDP: Final = Info("=HHHHB7x", 9)
 SCTP: Final = Info("=HHHH256xI12siII4x", 292)
 """Destination ports, source ports, how chunks are asked, flags asked, their number, questions, inverted."""
 NFACCT: Final = Info("=32s8x", 32)
+SET: Final = Info("=HBB44x")
+"""The set's number, how many sides, and a bit for each that is the source; none of its counters is asked."""
 
 MARK_SET: Final = Info("=II")
 DNAT: Final = Info(">4s16s16sHHH6x", 42)
@@ -182,6 +184,8 @@ STATES: Final = {
     "SNAT": 1 << 6,
     "DNAT": 1 << 7,
 }
+SET_INVERTED: Final = 1  # 1 << IPSET_DIM_ZERO
+SET_SOURCE: Final = 2  # of the first side; each has the next bit
 SCTP_DEST_PORTS: Final = 2
 SCTP_NO_FLAGS: Final = b"\xff\0\0" * 4  # as iptables leaves them where none are asked
 NAT_IPS_AND_PORTS: Final = Struct("=I").pack(1 | 2)  # NF_NAT_RANGE_MAP_IPS, _PROTO_SPECIFIED

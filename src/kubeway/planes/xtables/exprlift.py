@@ -28,6 +28,7 @@ from kubeway.planes.xtables.objects import (
     ForeignTarget,
     Goto,
     InInterface,
+    InSet,
     Jump,
     Mark,
     MarkXset,
@@ -39,10 +40,12 @@ from kubeway.planes.xtables.objects import (
     Reject,
     Return,
     Rule,
+    Side,
     Source,
     Target,
 )
-from kubeway.planes.xtables.words import LAST_RANK, one_of, rank, states_in_order
+from kubeway.planes.xtables.sets import NO_SETS, Sets
+from kubeway.planes.xtables.words import LAST_RANK, MOST_SIDES, one_of, rank, states_in_order
 from kubeway.values import PROTO_NAMES, SCTP, TCP, UDP, Ip, Prefix, Proto
 from kubeway.wire import nftables as nf
 from kubeway.wire import xtables as wire
@@ -85,10 +88,14 @@ _Placed = tuple[int, Match | _Ports | None]
 
 
 class RuleLift:
-    """Reads the rules of one family. What runs say is kept as long as this is."""
+    """Reads the rules of one family. What runs say is kept as long as this is.
 
-    def __init__(self, family: Family) -> None:
+    So is which number is which set's: this is for one read.
+    """
+
+    def __init__(self, family: Family, sets: Sets = NO_SETS) -> None:
         self.family: Family = family
+        self._sets = sets
         self._said: dict[bytes, _Placed] = {}
         self._targets: dict[bytes, Target | None] = {b"": None}
 
@@ -100,7 +107,7 @@ class RuleLift:
         for run in runs:
             one = said.get(run)
             if one is None:
-                one = said[run] = _placed(_match(self.family, run))
+                one = said[run] = _placed(_match(self.family, run, self._sets))
             placed.append(one)
         # iptables prints a comment of nf_tables, too: behind all others.
         if userdata and (words := _words(userdata)):
@@ -219,7 +226,7 @@ _ADDRESSES: Final[dict[Family, dict[bytes, tuple[_Side, bool]]]] = {
 }
 
 
-def _match(family: Family, run: bytes) -> Match | _Ports | None:
+def _match(family: Family, run: bytes, sets: Sets) -> Match | _Ports | None:
     """What a run asks; None if nothing."""
     size = _SIZES[family]
     if around := _ADDRESSES[family].get(run[:-size]):
@@ -231,7 +238,7 @@ def _match(family: Family, run: bytes) -> Match | _Ports | None:
     found: Match | _Ports | None = None
     if not others:
         if first.name == "match":
-            known, found = _compat_match(family, first)
+            known, found = _compat_match(family, first, sets)
         else:
             # `-i +` and `-o +`: a name is loaded, and not compared with anything.
             known = first.name == "meta" and first.number(2) in (wire.META_IIFNAME, wire.META_OIFNAME)
@@ -367,9 +374,11 @@ def _compat(expression: _Expression) -> tuple[str, int, bytes]:
     return name, rev, bytes(need(expression.attrs, wire.COMPAT_INFO, "the structure of a match or target"))
 
 
-def _compat_match(family: Family, expression: _Expression) -> tuple[bool, Match | None]:
+def _compat_match(family: Family, expression: _Expression, sets: Sets) -> tuple[bool, Match | None]:
     """Whether it is one kubeway has a word for, and what it asks."""
     name, rev, info = _compat(expression)
+    if (name, rev) == ("set", 4):
+        return _known(_set(info, sets))
     reader = _MATCHES.get((name, rev))
     return reader(family, info) if reader else _UNKNOWN
 
@@ -434,6 +443,17 @@ def _recent(family: Family, info: bytes) -> tuple[bool, Match | None]:
 
 def _nfacct(family: Family, info: bytes) -> tuple[bool, Match | None]:
     return (True, Nfacct(wire.chars(info[:32]))) if len(info) == wire.NFACCT.size else _UNKNOWN
+
+
+def _set(info: bytes, sets: Sets) -> Match | None:
+    match wire.SET.read(info):
+        case (index, count, bits) if 0 < count <= MOST_SIDES and bits < wire.SET_SOURCE << count:
+            name = sets.name(index)
+            sides: list[Side] = ["src" if bits & wire.SET_SOURCE << at else "dst" for at in range(count)]
+            # A number that is nobody's: the set went, with the rule, while this was read.
+            return None if name is None else InSet(name, tuple(sides), bool(bits & wire.SET_INVERTED))
+        case _:
+            return None
 
 
 def _some_dport(proto: Proto, first: int, last: int) -> tuple[bool, Match | None]:

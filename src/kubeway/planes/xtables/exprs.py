@@ -13,6 +13,7 @@ match, as iptables-nft writes it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from operator import itemgetter
 from sys import byteorder
 from typing import Final, NamedTuple
@@ -31,6 +32,7 @@ from kubeway.planes.xtables.objects import (
     ForeignTarget,
     Goto,
     InInterface,
+    InSet,
     Jump,
     Mark,
     MarkXset,
@@ -43,13 +45,16 @@ from kubeway.planes.xtables.objects import (
     Reject,
     Return,
     Rule,
+    Side,
     Source,
     Target,
 )
+from kubeway.planes.xtables.sets import NO_SETS, Sets
 from kubeway.planes.xtables.words import printable, steps_of
 from kubeway.values import SCTP, TCP, Prefix
 from kubeway.wire import nftables as nf
 from kubeway.wire import xtables as wire
+from kubeway.wire.xt_set import NO_SET
 
 RAW: Final = "nft"
 """The first word of a match or target that has no words but its expressions: names, and bytes in hex."""
@@ -77,10 +82,14 @@ _rank = itemgetter(0)
 
 
 class RuleLower:
-    """Spells the rules of one family. What matches and targets become is kept as long as this is."""
+    """Spells the rules of one family. What matches and targets become is kept as long as this is.
 
-    def __init__(self, family: Family) -> None:
+    So is which set has which number: this is for one write.
+    """
+
+    def __init__(self, family: Family, sets: Sets = NO_SETS) -> None:
         self.family: Family = family
+        self._sets = sets
         self._parts: dict[Match, Part] = {}
         self._targets: dict[Target | None, bytes] = {None: b""}
 
@@ -94,7 +103,7 @@ class RuleLower:
         for match in matches:
             one = known.get(match)
             if one is None:
-                one = known[match] = _part(self.family, match)
+                one = known[match] = _part(self.family, match, self._sets)
             parts.append(one)
         parts.sort(key=_rank)
         end = targets.get(rule.target)
@@ -105,7 +114,7 @@ class RuleLower:
         return wire.rule_body(expressions, b"".join([one.compat for one in parts])) + comment
 
 
-def _part(family: Family, match: Match) -> Part:
+def _part(family: Family, match: Match, sets: Sets) -> Part:
     match match:
         case Source(prefix, invert):
             return Part(_SOURCE, _address(wire.ADDRESS_AT[family][0], prefix, invert))
@@ -140,6 +149,9 @@ def _part(family: Family, match: Match) -> Part:
             return Part(_MATCH, _recent(family, match))
         case Nfacct(name):
             return Part(_MATCH, wire.match("nfacct", 1, wire.NFACCT.pack(name.encode())))
+        case InSet(name, sides, invert):
+            index = sets.index(name)
+            return Part(_MATCH, in_set(NO_SET if index is None else index, sides, invert))
         case ForeignMatch(words):
             return Part(_MATCH, _raw(words))
 
@@ -167,6 +179,12 @@ def _target(family: Family, target: Target) -> bytes:
             return wire.target("REJECT", 0, wire.REJECT.pack(wire.PORT_UNREACHABLE[family]))
         case ForeignTarget(words):
             return _raw(words)
+
+
+def in_set(index: int, sides: Sequence[Side], invert: bool) -> bytes:
+    bits = sum(wire.SET_SOURCE << place for place, side in enumerate(sides) if side == "src")
+    info = wire.SET.pack(index, len(sides), bits | (wire.SET_INVERTED if invert else 0))
+    return wire.match("set", 4, info)
 
 
 def masquerade(family: Family, fully: bool) -> bytes:

@@ -2,20 +2,23 @@
 What a program does to the first packet of a flow: every end, with its exact chance.
 
 A packet goes through the tables in the kernel's order, rule by rule; where a rule draws
-lots it falls into two branches, so nothing is sampled. Knows rules and the order of
-tables; what a Service is it need not know.
+lots it falls into two branches, so nothing is sampled. Knows rules, the order of tables,
+and at which hooks a balancer stands between them; what a Service is it need not know,
+nor whom a balancer would choose.
 
-Source: net/ipv4/netfilter/ip_tables.c (ipt_do_table), xt_conntrack.c, xt_recent.c.
+Source: net/ipv4/netfilter/ip_tables.c (ipt_do_table), xt_conntrack.c, xt_recent.c;
+net/netfilter/ipvs/ip_vs_core.c (ip_vs_ops4), ip_vs_nfct.c (ip_vs_update_conntrack).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import copy
-from typing import Final, cast
+from typing import Final, Literal, cast
 
 from kubeway.errors import Unknowable
 from kubeway.model.packet import DROP, REJECT, Fate, Fates, Packet
+from kubeway.planes.xtables.members import Members
 from kubeway.planes.xtables.objects import (
     PLANE,
     Accept,
@@ -30,6 +33,7 @@ from kubeway.planes.xtables.objects import (
     Family,
     Goto,
     InInterface,
+    InSet,
     Jump,
     Mark,
     MarkXset,
@@ -47,18 +51,20 @@ from kubeway.planes.xtables.objects import (
     TableName,
 )
 from kubeway.planes.xtables.text import show_rule
-from kubeway.program.passage import Passage, ends
+from kubeway.program.passage import Balancer, Passage, ends
 from kubeway.program.program import Key
-from kubeway.values import Ip
+from kubeway.values import Ip, show_addr
 
 _MARK_BITS: Final = 0xFFFFFFFF
 
-# The tables of each hook, in the order of their priorities.
-_TABLES: Final[Mapping[str, tuple[TableName, ...]]] = {
+Station = TableName | Literal["ipvs"]
+
+# The tables of each hook, and where a balancer stands between them, in the order of their priorities.
+_STATIONS: Final[Mapping[str, tuple[Station, ...]]] = {
     "prerouting": ("mangle", "nat"),
-    "input": ("mangle", "filter", "nat"),
+    "input": ("mangle", "filter", "ipvs", "nat"),
     "forward": ("mangle", "filter"),
-    "output": ("mangle", "nat", "filter"),
+    "output": ("mangle", "nat", "ipvs", "filter"),
     "postrouting": ("mangle", "nat"),
 }
 
@@ -74,23 +80,27 @@ def fates(
     addresses: frozenset[Ip],
     trail: list[str] | None = None,
     dynamic: Memory = _FORGOTTEN,
+    balancer: Balancer | None = None,
 ) -> Fates:
     """Every end of the first packet of a flow, each with its chance; they add up to 1.
 
     `addresses` are this node's own. `dynamic` is what packets put into recent lists
     before, and not too long ago. `trail` is given a line for each rule that applied;
-    where the program draws lots it follows the first endpoint. Raises Unknowable if the
-    packet meets a match, target or chain that kubeway does not understand.
+    where the program draws lots it follows the first endpoint. `balancer` is asked where
+    ipvs stands. Raises Unknowable if the packet meets a match, target, chain or set that
+    kubeway does not understand, or that is not among the objects.
     """
-    flow = _Flow(_World(objects, packet), addresses, dynamic, trail)
+    flow = _Flow(_World(objects, packet, balancer), addresses, dynamic, trail)
     return ends(flow)
 
 
 class _World:
-    """What is the same in every branch: the program, and the packet as it came."""
+    """What is the same in every branch: the program, the packet as it came, and who balances."""
 
-    def __init__(self, objects: Mapping[Key, object], packet: Packet) -> None:
+    def __init__(self, objects: Mapping[Key, object], packet: Packet, balancer: Balancer | None) -> None:
         self.packet = packet
+        self.balancer = balancer
+        self.members = Members(objects)
         self.family: Family = "ip" if len(packet.dst) == 4 else "ip6"
         self._chains: dict[tuple[str, str], list[Rule]] = {}
         branches: list[tuple[Key, Rule]] = []
@@ -140,7 +150,7 @@ class _Flow(Passage):
         self.trail = trail
         self.mark = 0
         self.states = frozenset({"NEW"})
-        self.tables: tuple[TableName, ...] = ()  # of this hook, still to come
+        self.stations: tuple[Station, ...] = ()  # of this hook, still to come
         self.table: TableName = "filter"
         self.chain = ""
         self.stack: list[tuple[str, list[Rule], int]] = []
@@ -149,29 +159,34 @@ class _Flow(Passage):
         self.at = 0  # of the match in it
 
     def run(self) -> Fate | list[_Flow]:
-        """Its end, or the two branches it falls into."""
-        while self.seek():
-            rule = self.rules[self.index]
-            applies = True
-            while applies and self.at < len(rule.matches):
-                match = rule.matches[self.at]
-                self.at += 1
-                if isinstance(match, Random) and match.of > 1:
-                    return self.fork(match.of)
-                applies = self.matches(match)
-            self.index, self.at = self.index + 1, 0
-            if not applies:
-                continue
-            if self.trail is not None:
-                self.trail.append(
-                    f"{self.hook.upper()} {self.table} {self.chain}: {show_rule(rule, self.world.family)}"
-                )
-            if isinstance(rule.target, Drop):
-                return DROP
-            if isinstance(rule.target, Reject):
-                return REJECT
-            self.obey(rule)
-        return self.end()
+        """Its end, or the branches it falls into."""
+        outcome: Fate | list[_Flow] | None = None
+        while outcome is None:
+            outcome = self.meet(self.rules[self.index]) if self.seek() else self.next_station()
+        return outcome
+
+    def meet(self, rule: Rule) -> Fate | list[_Flow] | None:
+        """What comes of it by this rule; None: it goes on."""
+        applies = True
+        while applies and self.at < len(rule.matches):
+            match = rule.matches[self.at]
+            self.at += 1
+            if isinstance(match, Random) and match.of > 1:
+                return self.fork(match.of)
+            applies = self.matches(match)
+        self.index, self.at = self.index + 1, 0
+        if not applies:
+            return None
+        if self.trail is not None:
+            self.trail.append(
+                f"{self.hook.upper()} {self.table} {self.chain}: {show_rule(rule, self.world.family)}"
+            )
+        if isinstance(rule.target, Drop):
+            return DROP
+        if isinstance(rule.target, Reject):
+            return REJECT
+        self.obey(rule)
+        return None
 
     def fork(self, of: int) -> list[_Flow]:
         """It is the one, and the trail goes with it; or one of the others, whom the rule lets by."""
@@ -181,6 +196,32 @@ class _Flow(Passage):
         others.trail = None
         others.index, others.at = self.index + 1, 0
         return [one, others]
+
+    def balancing(self) -> Fate | list[_Flow] | None:
+        """It comes by the balancer: the branches that are sent to somebody, and the trail with the first."""
+        ask = self.world.balancer
+        served = None if ask is None or self.balanced else ask(Ip(self.dst), self.packet.proto, self.port)
+        if served is None:
+            return None
+        at = f"{self.hook.upper()} ipvs"
+        if not served:
+            if self.trail is not None:
+                self.trail.append(f"{at}: nobody is behind {show_addr(self.dst, self.port)}")
+            return REJECT
+        branches: list[_Flow] = []
+        for ip, port, chance in served:
+            one = self.branch()
+            one.chance *= chance
+            if branches:
+                one.trail = None
+            elif one.trail is not None:
+                one.trail.append(f"{at}: balanced to {show_addr(ip, port)}")
+            # To the tracker its destination is not translated: what is expected in reply is another, and
+            # that is all (IPS_DST_NAT is not set).
+            if one.balance(ip, port):
+                one.stations = _STATIONS[one.hook]
+            branches.append(one)
+        return branches
 
     def branch(self) -> _Flow:
         other = copy(self)
@@ -210,6 +251,10 @@ class _Flow(Passage):
                 return (self.mark & mask == value) != invert
             case Recent():
                 return self.recent(match)
+            case InSet():
+                src = packet.src, None
+                sides = [src if side == "src" else (Ip(self.dst), self.port) for side in match.sides]
+                return self.world.members.has(match.name, packet.proto, sides) != match.invert
             case Comment() | Random() | Nfacct():
                 return True
             case _:
@@ -265,25 +310,28 @@ class _Flow(Passage):
     # --- the way through the program ---------------------------------------------
 
     def seek(self) -> bool:
-        """Stand before the next rule; False if the packet has been through all."""
+        """Stand before the next rule; False if the packet has been through all of this table."""
         while self.index >= len(self.rules):
-            if self.stack:
-                self.chain, self.rules, self.index = self.stack.pop()
-            elif not self.next_table():
+            if not self.stack:
                 return False
+            self.chain, self.rules, self.index = self.stack.pop()
         return True
 
-    def next_table(self) -> bool:
-        while self.tables or self.next_hook():
-            self.table, *rest = self.tables or _TABLES[self.hook]
-            self.tables = tuple(rest)
-            if self.table == "nat" and self.address in self.decided:
-                continue
-            self.chain = self.hook.upper()
+    def next_station(self) -> Fate | list[_Flow] | None:
+        """Go to the next table, or by the balancer; its end if there is no other."""
+        if not self.stations:
+            if not self.next_hook():
+                return self.end()
+            self.stations = _STATIONS[self.hook]
+        station, *rest = self.stations
+        self.stations = tuple(rest)
+        if station == "ipvs":
+            return self.balancing()
+        if station != "nat" or self.address not in self.decided:
+            self.table, self.chain = station, self.hook.upper()
             self.rules, self.index = self.world.hooked(self.table, self.chain), 0
             self.entered = 0
-            return True
-        return False
+        return None
 
     def enter(self, chain: str) -> None:
         self.count(chain)

@@ -20,6 +20,7 @@ from kubeway.planes.xtables.held import branches, held, jumps, open_chains
 from kubeway.planes.xtables.lower import Place
 from kubeway.planes.xtables.objects import BUILT_IN, Family, Rule, TableName
 from kubeway.planes.xtables.ours import is_held, is_open, is_our_jump
+from kubeway.planes.xtables.sets import NO_SETS, Sets
 from kubeway.planes.xtables.shared import asked_rules
 from kubeway.planes.xtables.text import TABLES
 from kubeway.program.program import Key, Object
@@ -53,13 +54,13 @@ class _Table:
         return self.open[chain] if chain in self.open else cast(Any, self.chains.get(chain))
 
 
-def lift(messages: Iterable[Message]) -> dict[Key, Object]:
-    """The objects in these NEWCHAIN and NEWRULE messages.
+def lift(messages: Iterable[Message], sets: Sets = NO_SETS) -> dict[Key, Object]:
+    """The objects in these NEWCHAIN and NEWRULE messages; `sets` tells the names of those they ask for.
 
     Other messages, other tables and chains of others are passed over. Chains come before their rules.
     Raises Malformed.
     """
-    lifts = {family: RuleLift(family) for family in _FAMILIES.values()}
+    lifts = {family: RuleLift(family, sets) for family in _FAMILIES.values()}
     tables: dict[tuple[Family, str], _Table] = {
         (family, table): _Table(family, table) for family in lifts for table in TABLES
     }
@@ -130,7 +131,9 @@ def is_unhooked(message: Message, place: Place) -> bool:
     return place.chain in BUILT_IN and _HOOK not in fields(message.body[4:])
 
 
-def handles(messages: Iterable[Message], place: Place, wanted: Mapping[Key, Object]) -> dict[Key, int]:
+def handles(
+    messages: Iterable[Message], place: Place, wanted: Mapping[Key, Object], sets: Sets = NO_SETS
+) -> dict[Key, int]:
     """The handles of the branches, or of our jumps, in the NEWRULE messages of this one chain.
 
     Without those of jumps that others have by as much right, and that are not `wanted`.
@@ -138,7 +141,7 @@ def handles(messages: Iterable[Message], place: Place, wanted: Mapping[Key, Obje
     found: list[int] = []
     rules: list[Rule] = []
     opened = is_open(place.table, place.chain)
-    lift = RuleLift(place.family)
+    lift = RuleLift(place.family, sets)
     for message in messages:
         attrs = fields(message.body[4:])
         rule = lift.rule(bytes(attrs.get(4, b"")), bytes(attrs.get(7, b"")))

@@ -8,7 +8,7 @@ rules of others are not touched.
 
 No message says that nothing else was committed since: on a node others commit all the time. What a
 change needs and does not find makes the kernel refuse it: a chain that is missing or there already, a
-rule whose handle no rule has.
+rule whose handle no rule has, a set that is not there.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from kubeway.planes.xtables.objects import (
     jump_key,
 )
 from kubeway.planes.xtables.ours import is_lent
+from kubeway.planes.xtables.sets import NO_SETS, Sets
 from kubeway.planes.xtables.shared import is_shared
 from kubeway.program.program import Change, Key, Object
 from kubeway.wire import nftables as nf
@@ -56,10 +57,10 @@ Standing = Mapping[Key, int] | None
 class Parcels:
     """The messages of one transaction, and beside each the change it makes."""
 
-    def __init__(self) -> None:
+    def __init__(self, sets: Sets = NO_SETS) -> None:
         self.messages: list[bytes] = []
         self.changes: list[Change] = []
-        self._lowers = {family: RuleLower(family) for family in FAMILIES}
+        self._lowers = {family: RuleLower(family, sets) for family in FAMILIES}
 
     def put(self, change: Change, message: bytes) -> None:
         self.messages.append(message)
@@ -101,13 +102,17 @@ def jumps_for(changes: Sequence[Change], program: Mapping[Key, Object]) -> dict[
 
 
 def lower(
-    changes: Sequence[Change], standing: Mapping[Place, Standing], wanted: Mapping[Key, Object]
+    changes: Sequence[Change],
+    standing: Mapping[Place, Standing],
+    wanted: Mapping[Key, Object],
+    sets: Sets = NO_SETS,
 ) -> Parcels:
     """The messages of one transaction, without its begin and end.
 
-    `standing` tells of each chain that is `asked` for; `wanted` has the jumps that are to be (`jumps_for`).
+    `standing` tells of each chain that is `asked` for; `wanted` has the jumps that are to be (`jumps_for`);
+    `sets` the numbers of those that rules ask for.
     """
-    parcels = Parcels()
+    parcels = Parcels(sets)
     gone = _gone(changes)
     emptied: set[Place] = set()
     rewritten: dict[Place, dict[Key, Change]] = {}

@@ -42,6 +42,7 @@ SHARED: Final = frozenset({("filter", "KUBE-FIREWALL")})
 Family = Literal["ip", "ip6"]
 FAMILIES: Final[tuple[Family, ...]] = ("ip", "ip6")
 TableName = Literal["filter", "nat", "mangle"]
+Side = Literal["src", "dst"]
 
 
 def chain_key(family: Family, table: TableName, chain: str) -> Key:
@@ -77,6 +78,8 @@ def _spot_word(match: Match) -> str:
             return f"p {proto}"
         case Dport(_, port, last):
             return f"dport {port}:{last}" if last else f"dport {port}"
+        case InSet(name, sides, invert):
+            return f"{'!' * invert}set {name} {','.join(sides)}"
         case _:
             return repr(match)
 
@@ -124,7 +127,7 @@ class Dport(Struct, frozen=True, tag=True):
 class AddrType(Struct, frozen=True, tag=True):
     """The packet's source or destination is an address of this node."""
 
-    of: Literal["src", "dst"]
+    of: Side
 
 
 class CtState(Struct, frozen=True, tag=True):
@@ -163,6 +166,18 @@ class Nfacct(Struct, frozen=True, tag=True):
     name: str
 
 
+class InSet(Struct, frozen=True, tag=True):
+    """The packet is an entry of the set of this name, which is ipset's and has to be there first.
+
+    `sides` says of each field of an entry, in the order of the set's type, whose it is: in a set of type
+    "hash:ip,port,ip", `("dst", "dst", "src")` asks for the destination, its port, and the source.
+    """
+
+    name: str
+    sides: tuple[Side, ...]
+    invert: bool = False
+
+
 class Comment(Struct, frozen=True, tag=True):
     text: str
 
@@ -175,7 +190,7 @@ class ForeignMatch(Struct, frozen=True, tag=True):
 
 Match = (
     Source | Destination | InInterface | Protocol | Dport | AddrType | CtState | Mark | Random | Recent
-    | Nfacct | Comment | ForeignMatch
+    | Nfacct | InSet | Comment | ForeignMatch
 )  # fmt: skip
 
 # --- targets ------------------------------------------------------------------------

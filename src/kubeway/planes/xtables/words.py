@@ -29,6 +29,7 @@ from kubeway.planes.xtables.objects import (
     ForeignTarget,
     Goto,
     InInterface,
+    InSet,
     Jump,
     Mark,
     MarkXset,
@@ -41,6 +42,7 @@ from kubeway.planes.xtables.objects import (
     Reject,
     Return,
     Rule,
+    Side,
     Source,
     Target,
 )
@@ -55,6 +57,10 @@ STATES: Final = ("INVALID", "NEW", "RELATED", "ESTABLISHED", "UNTRACKED", "SNAT"
 _PROTO_WORDS: Final = {number: name.lower() for number, name in PROTO_NAMES.items()}
 _PROTO_NUMBERS: Final = {name.lower(): number for name, number in PROTOS.items()}
 _WHOLE_MASK: Final = {"ip": "255.255.255.255", "ip6": ":".join(["ffff"] * 8)}
+_SIDES: Final[dict[str, Side]] = {"src": "src", "dst": "dst"}
+MOST_SIDES: Final = 6
+"""IPSET_DIM_MAX: fields that an entry of a set may have."""
+
 _REJECT_WITH: Final = {"ip": "icmp-port-unreachable", "ip6": "icmp6-port-unreachable"}
 _SIZES: Final = {"ip": 4, "ip6": 16}
 _RECENT_OPS: Final = {"check": "--rcheck", "set": "--set", "update": "--update"}
@@ -213,6 +219,8 @@ def _show_shared(part: Match | Target, family: Family) -> str:
             return f"-m recent {_RECENT_OPS[op]}{within} --name {name} --mask {_WHOLE_MASK[family]} --rsource"
         case Nfacct(name):
             return f"-m nfacct --nfacct-name {name}"
+        case InSet(name, sides, invert):
+            return f"-m set {_not(invert)}--match-set {name} {','.join(sides)}"
         case Accept() | Drop() | Return():
             return f"-j {type(part).__name__.upper()}"
         case MarkXset(value, mask):
@@ -379,6 +387,17 @@ def _nfacct(name: str, options: tuple[str, ...], family: Family) -> Match | None
             return None
 
 
+def _set(name: str, options: tuple[str, ...], family: Family) -> Match | None:
+    invert, options = _take_not(options)
+    match options:
+        case ("--match-set", name, text):
+            sides = [_SIDES[word] for word in text.split(",") if word in _SIDES]
+            known = text == ",".join(sides) and 0 < len(sides) <= MOST_SIDES
+            return InSet(name, tuple(sides), invert) if known else None
+        case _:
+            return None
+
+
 def _addrtype(name: str, options: tuple[str, ...], family: Family) -> Match | None:
     match options:
         case ("--src-type", "LOCAL"):
@@ -441,6 +460,7 @@ _MATCHES: Final[dict[str, Callable[[str, tuple[str, ...], Family], Match | None]
     "mark": _mark,
     "nfacct": _nfacct,
     "recent": _recent,
+    "set": _set,
     "statistic": _statistic,
 }
 
