@@ -16,6 +16,7 @@ from kubeway.planes.xtables.fates import Memory, fates
 from kubeway.planes.xtables.objects import (
     Accept,
     AddrType,
+    Balanced,
     Chain,
     Comment,
     CtState,
@@ -687,3 +688,9 @@ def test_the_other_family_is_balanced_alike() -> None:
     found, met = way(watching("ip6"), V6, balance, frozenset({V6.dst}))
     assert found == {endpoint(pod): 1}
     assert met[-5:] == ["INPUT ipvs", *AFTER]
+
+
+def test_who_was_sent_on_by_a_balancer_is_known_by_it() -> None:
+    for asked, kind in ((Balanced(), "drop"), (Balanced(invert=True), "endpoint")):
+        (fate,) = fates(at("filter", "OUTPUT", rule(Drop(), asked)), sent(), HERE, balancer=ONE)
+        assert fate.verdict == kind

@@ -79,6 +79,9 @@ def test_matches_stand_in_the_order_of_iptables_whatever_theirs() -> None:
         ),
         ("-p icmp -f", rule(o.ForeignMatch(("-p", "icmp")), o.ForeignMatch(("-f",)))),
         ("-m set --match-set A dst,src", rule(o.InSet("A", ("dst", "src")))),
+        ("-m ipvs --ipvs", rule(o.Balanced())),
+        ("-m ipvs ! --ipvs", rule(o.Balanced(invert=True))),
+        ("-m ipvs --vport 80", rule(o.ForeignMatch(("-m", "ipvs", "--vport", "80")))),
         (
             "-m set --match-set A dst,both",
             rule(o.ForeignMatch(("-m", "set", "--match-set", "A", "dst,both"))),

@@ -159,6 +159,8 @@ UDP: Final = Info("=HHHHB7x", 9)
 SCTP: Final = Info("=HHHH256xI12siII4x", 292)
 """Destination ports, source ports, how chunks are asked, flags asked, their number, questions, inverted."""
 NFACCT: Final = Info("=32s8x", 32)
+IPVS: Final = Info("=38xBB")
+"""Which questions are inverted, and which are asked; none is of the address and port before them."""
 SET: Final = Info("=HBB44x")
 """The set's number, how many sides, and a bit for each that is the source; none of its counters is asked."""
 
@@ -169,6 +171,7 @@ MASQUERADE: Final = {"ip": Info("=IIIIHH4x", 20), "ip6": Info("=I16s16sHH")}
 """For ip the number of ranges, which is one; then flags, addresses and ports."""
 REJECT: Final = Info("=I4x", 4)
 
+IPVS_SENT_ON: Final = 1  # XT_IPVS_IPVS_PROPERTY
 RANDOM: Final = 0  # XT_STATISTIC_MODE_RANDOM
 RECENT_CHECK, RECENT_SET, RECENT_UPDATE, RECENT_REAP = 1, 2, 4, 32
 RECENT_NAME: Final = 199

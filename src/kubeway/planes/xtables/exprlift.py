@@ -17,6 +17,7 @@ from kubeway.planes.xtables.exprs import mask_of, masquerade, raw
 from kubeway.planes.xtables.objects import (
     Accept,
     AddrType,
+    Balanced,
     Comment,
     CtState,
     Destination,
@@ -445,6 +446,14 @@ def _nfacct(family: Family, info: bytes) -> tuple[bool, Match | None]:
     return (True, Nfacct(wire.chars(info[:32]))) if len(info) == wire.NFACCT.size else _UNKNOWN
 
 
+def _ipvs(family: Family, info: bytes) -> tuple[bool, Match | None]:
+    match wire.IPVS.read(info):
+        case (inverted, wire.IPVS_SENT_ON) if inverted in (0, wire.IPVS_SENT_ON):
+            return True, Balanced(bool(inverted))
+        case _:
+            return _UNKNOWN
+
+
 def _set(info: bytes, sets: Sets) -> Match | None:
     match wire.SET.read(info):
         case (index, count, bits) if 0 < count <= MOST_SIDES and bits < wire.SET_SOURCE << count:
@@ -493,6 +502,7 @@ _MATCHES: Final[Mapping[tuple[str, int], _Reader]] = {
     ("comment", 0): _comment,
     ("conntrack", 3): _conntrack,
     ("mark", 1): _mark,
+    ("ipvs", 0): _ipvs,
     ("nfacct", 0): _nfacct,
     ("nfacct", 1): _nfacct,
     ("recent", 1): _recent,

@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 from kubeway.planes.xtables.objects import (
     Accept,
     AddrType,
+    Balanced,
     Comment,
     CtState,
     Destination,
@@ -149,6 +150,9 @@ def _part(family: Family, match: Match, sets: Sets) -> Part:
             return Part(_MATCH, _recent(family, match))
         case Nfacct(name):
             return Part(_MATCH, wire.match("nfacct", 1, wire.NFACCT.pack(name.encode())))
+        case Balanced(invert):
+            asked = wire.IPVS_SENT_ON
+            return Part(_MATCH, wire.match("ipvs", 0, wire.IPVS.pack(asked if invert else 0, asked)))
         case InSet(name, sides, invert):
             index = sets.index(name)
             return Part(_MATCH, in_set(NO_SET if index is None else index, sides, invert))

@@ -23,6 +23,7 @@ from kubeway.planes.xtables.objects import (
     PLANE,
     Accept,
     AddrType,
+    Balanced,
     Chain,
     Comment,
     CtState,
@@ -255,6 +256,8 @@ class _Flow(Passage):
                 src = packet.src, None
                 sides = [src if side == "src" else (Ip(self.dst), self.port) for side in match.sides]
                 return self.world.members.has(match.name, packet.proto, sides) != match.invert
+            case Balanced(invert):
+                return self.balanced != invert
             case Comment() | Random() | Nfacct():
                 return True
             case _:

@@ -178,6 +178,12 @@ class InSet(Struct, frozen=True, tag=True):
     invert: bool = False
 
 
+class Balanced(Struct, frozen=True, tag=True):
+    """ipvs has sent the packet on."""
+
+    invert: bool = False
+
+
 class Comment(Struct, frozen=True, tag=True):
     text: str
 
@@ -190,7 +196,7 @@ class ForeignMatch(Struct, frozen=True, tag=True):
 
 Match = (
     Source | Destination | InInterface | Protocol | Dport | AddrType | CtState | Mark | Random | Recent
-    | Nfacct | InSet | Comment | ForeignMatch
+    | Balanced | Nfacct | InSet | Comment | ForeignMatch
 )  # fmt: skip
 
 # --- targets ------------------------------------------------------------------------

@@ -60,7 +60,8 @@ _FIXED: Final[dict[str, frozenset[str]]] = {
         "KUBE-NODE-PORT",
         "KUBE-LOAD-BALANCER",
     },
-    "mangle": _EVERYWHERE,
+    # ours, of ipvs mode: made here, a packet meets ipvs before it comes to filter
+    "mangle": _EVERYWHERE | {"KUBE-PROXY-FIREWALL", "KUBE-SOURCE-RANGES-FIREWALL"},
 }
 _HASHED: Final = re.compile(r"KUBE-(?:SVC|SVL|EXT|FW|SEP|XLB)-[A-Z2-7]{16}", re.ASCII)
 

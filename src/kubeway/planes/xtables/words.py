@@ -18,6 +18,7 @@ from kubeway.errors import Malformed
 from kubeway.planes.xtables.objects import (
     Accept,
     AddrType,
+    Balanced,
     Comment,
     CtState,
     Destination,
@@ -219,6 +220,8 @@ def _show_shared(part: Match | Target, family: Family) -> str:
             return f"-m recent {_RECENT_OPS[op]}{within} --name {name} --mask {_WHOLE_MASK[family]} --rsource"
         case Nfacct(name):
             return f"-m nfacct --nfacct-name {name}"
+        case Balanced(invert):
+            return f"-m ipvs {_not(invert)}--ipvs"
         case InSet(name, sides, invert):
             return f"-m set {_not(invert)}--match-set {name} {','.join(sides)}"
         case Accept() | Drop() | Return():
@@ -379,6 +382,11 @@ def _comment(name: str, options: tuple[str, ...], family: Family) -> Match | Non
             return None
 
 
+def _ipvs(name: str, options: tuple[str, ...], family: Family) -> Match | None:
+    invert, options = _take_not(options)
+    return Balanced(invert) if options == ("--ipvs",) else None
+
+
 def _nfacct(name: str, options: tuple[str, ...], family: Family) -> Match | None:
     match options:
         case ("--nfacct-name", text):
@@ -458,6 +466,7 @@ _MATCHES: Final[dict[str, Callable[[str, tuple[str, ...], Family], Match | None]
     "comment": _comment,
     "conntrack": _conntrack,
     "mark": _mark,
+    "ipvs": _ipvs,
     "nfacct": _nfacct,
     "recent": _recent,
     "set": _set,
