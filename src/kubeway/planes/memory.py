@@ -147,12 +147,12 @@ class MemoryPlane:
             raise self._refusal(errno.ENOENT, change)
         if verb == "del":
             self._remove(change)
-        elif self._laws.place(key) is None:
+        elif key.kind in self._laws.RIGID:
+            if self._laws.place(key) is not None:
+                raise self._refusal(errno.EEXIST, change)
             self._remove(change)
             self._require(change)
             self._replace(key, new)
-        elif key.kind in self._laws.RIGID:
-            raise self._refusal(errno.EEXIST, change)
         else:
             self._require(change)
             self._replace(key, new)

@@ -23,6 +23,7 @@ _DESCRIBED = {
     "sysctl": "kubeway.planes.sysctl",
     "nfacct": "kubeway.planes.nfacct",
     "ipset": "kubeway.planes.ipset.describe",
+    "ipvs": "kubeway.planes.ipvs.describe",
 }
 
 
