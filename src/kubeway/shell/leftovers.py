@@ -5,7 +5,8 @@ There are four places ("holders"): our nftables tables and kube-proxy's, and the
 either of the kernel's two iptables. kube-proxy's own chains and ours bear the same names there; in ours
 there is always one that kube-proxy does not know (`KUBE-BY-SERVICE`).
 
-Take them away once the new rules are in force, and there is no moment without rules.
+Take them away once the new rules are in force, and there is no moment without rules. In a kernel that has no
+nf_tables only the last of the four can be.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from kubeway.modes.chains.dispatch import WAYS_IN
 from kubeway.planes.xtables.objects import FAMILIES
 from kubeway.planes.xtables.ours import is_ours
 from kubeway.shell.netlink import NetlinkSocket, refused
-from kubeway.shell.ruleset import has_chain
+from kubeway.shell.ruleset import has_chain, is_there
 from kubeway.shell.xtables_kernel import KernelTables, chains, present
 from kubeway.wire import nftables as wire
 from kubeway.wire.nfnetlink import Batch
@@ -38,8 +39,9 @@ def remove(keep: frozenset[str] = frozenset(), *, everybodys: bool) -> list[str]
     """
     removed: list[str] = []
     problems: list[str] = []
+    skip = keep if is_there() else keep | _IN_NF_TABLES
     for holder, empty in _HOLDERS.items():
-        if holder in keep:
+        if holder in skip:
             continue
         try:
             removed += empty(everybodys)
@@ -118,6 +120,7 @@ _HOLDERS: Final[Mapping[str, Callable[[bool], Iterator[str]]]] = {
     "nf_tables": _nf_tables,
     "legacy": _legacy,
 }
+_IN_NF_TABLES: Final = frozenset({"nft", "kube-proxy", "nf_tables"})
 
 
 def remove_kube_proxy_tables() -> list[str]:

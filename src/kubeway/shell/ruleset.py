@@ -1,6 +1,6 @@
 """
-What is asked of the nf_tables ruleset as a whole: its generation, one number that each commit moves by one,
-and whether a chain is there.
+What is asked of the nf_tables ruleset as a whole: whether there is such a thing, its generation, one number
+that each commit moves by one, and whether a chain is there.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from typing import Final
 
-from kubeway.errors import Refused
+from kubeway.errors import Refused, Unsupported
 from kubeway.shell.netlink import NetlinkSocket
 from kubeway.wire import nftables as wire
 from kubeway.wire.netlink import fields, need, read_be32, text
@@ -16,7 +16,22 @@ from kubeway.wire.netlink import fields, need, read_be32, text
 ABSENT: Final = frozenset({errno.ENOENT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP})
 """What nf_tables answers for what is not there, and for families it does not know."""
 
+_NONE: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT})
+"""What nfnetlink answers where nf_tables is neither in the kernel nor a module (nfnetlink_rcv_msg)."""
+
 _TABLE, _NAME = 1, 3
+
+
+def is_there() -> bool:
+    """Whether this kernel has nf_tables; asking loads the module. Who may not ask is told that it has."""
+    try:
+        with NetlinkSocket() as socket:
+            generation(socket)
+    except Unsupported:
+        return False
+    except Refused as error:
+        return error.errno not in _NONE
+    return True
 
 
 def generation(socket: NetlinkSocket) -> int:

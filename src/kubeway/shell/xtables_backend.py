@@ -16,11 +16,11 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from kubeway.errors import BadInput, Refused, Unsupported
+from kubeway.errors import BadInput, Refused
 from kubeway.planes.xtables.objects import FAMILIES, Family, TableName
 from kubeway.shell import xtables_kernel, xtables_tools
 from kubeway.shell.netlink import NetlinkSocket
-from kubeway.shell.ruleset import ABSENT, has_chain
+from kubeway.shell.ruleset import ABSENT, has_chain, is_there
 from kubeway.shell.xtables_kernel import KernelTables
 from kubeway.shell.xtables_tools import BackEnd
 from kubeway.wire import nftables as wire
@@ -31,7 +31,6 @@ _HINT_TABLE: Final = "mangle"
 _TABLES: Final = ("nat", "filter", "mangle", "raw", "security")
 """Those that iptables-nft makes, the fullest first."""
 
-_NO_NF_TABLES: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT})
 _RULE_TABLE: Final = 1
 
 _WORDS: Final[dict[str, BackEnd]] = {"nf_tables": "nf_tables", "nft": "nf_tables", "legacy": "legacy"}
@@ -60,10 +59,11 @@ def detect() -> Choice:
     Who may not read the list of legacy tables, which is root's, may not write them either: to them these
     tables are none.
     """
+    if not is_there():
+        return Choice("legacy", "this kernel has no nf_tables")
     tables = KernelTables()
     try:
         with NetlinkSocket() as netlink:
-            netlink.ask(wire.get_generation())
             present = _present()
             if present is None:
                 return _without_legacy(netlink)
@@ -73,12 +73,6 @@ def detect() -> Choice:
                 or _more_rules(netlink, tables, present)
                 or _tool()
             )
-    except Unsupported:
-        return Choice("legacy", "this kernel has no nf_tables")
-    except Refused as error:
-        if error.errno not in _NO_NF_TABLES:
-            raise
-        return Choice("legacy", "this kernel has no nf_tables")
     finally:
         tables.close()
 
