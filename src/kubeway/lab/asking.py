@@ -16,6 +16,7 @@ import itertools
 import json
 import os
 import socket
+import struct
 from typing import Any
 
 from kubeway.lab import sctp
@@ -24,6 +25,12 @@ Told = dict[str, Any]
 """kind, source and, when answered, what the server said: name, client, server; all JSON."""
 
 KINDS = {"TCP": socket.SOCK_STREAM, "UDP": socket.SOCK_DGRAM, "SCTP": socket.SOCK_STREAM}
+# <linux/in.h>, <linux/in6.h>. Without it an association takes "port unreachable" for passing trouble and goes
+# on trying; with it too, where the error is back before the sender of the first packet has let go of the
+# socket (sctp_v4_err). So the second try comes soon: time-outs at first, at most (as it is), at least, in ms.
+RECVERR = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
+SCTP_RTOINFO = 0
+RTO = (200, 0, 100)
 # Raw sockets have no ports of their own; ours should not meet flows of an earlier host.
 _RAW_PORTS = itertools.count(1 + os.getpid())
 NUMBERS = {"TCP": socket.IPPROTO_TCP, "UDP": socket.IPPROTO_UDP, "SCTP": socket.IPPROTO_SCTP}
@@ -46,6 +53,9 @@ def open_socket(ip: str, proto: str) -> socket.socket:
         kind = socket.SOCK_RAW
     sock = socket.socket(family, kind, NUMBERS[proto])
     sock.setblocking(False)
+    if proto == "SCTP" and kind == socket.SOCK_STREAM:
+        sock.setsockopt(*RECVERR[family], 1)
+        sock.setsockopt(NUMBERS[proto], SCTP_RTOINFO, struct.pack("=iIII", 0, *RTO))
     return sock
 
 

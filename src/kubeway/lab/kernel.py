@@ -36,9 +36,9 @@ def enter_net(pid: int) -> None:
         _call("setns", namespace.fileno(), CLONE_NEWNET)
 
 
-def die_with(parent: int) -> None:
-    """Be killed when the thread that started this process ends; end at once if `parent` is gone already."""
-    _call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+def die_with(parent: int, by: int = signal.SIGKILL) -> None:
+    """Get this signal when the thread that started this process ends; end at once if `parent` is gone."""
+    _call("prctl", PR_SET_PDEATHSIG, by, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
 
