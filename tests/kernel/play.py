@@ -92,8 +92,15 @@ def start(scenario: Scenario, lab: Lab, tmp_path: Path, source: Source, way: Way
     return Proxy(lab.node, source.path, tmp_path / "log", words, kind=source.kind)
 
 
-def play(scenario: Scenario, lab: Lab, tmp_path: Path, sources: Sources, way: Way = NFTABLES) -> None:
-    """From an empty node to an empty node. AssertionError if anything is not as it should be."""
+def play(
+    scenario: Scenario,
+    lab: Lab,
+    tmp_path: Path,
+    sources: Sources,
+    way: Way = NFTABLES,
+    clean: Callable[[Host], None] = cleanup,
+) -> None:
+    """From an empty node to an empty node, by `clean`. AssertionError if anything is not as it should be."""
     manifests = tmp_path / "manifests"
     manifests.mkdir()
     world = World(lab, scenario, way)
@@ -114,7 +121,7 @@ def play(scenario: Scenario, lab: Lab, tmp_path: Path, sources: Sources, way: Wa
         assert proxy.stop() == 0, proxy.log
         assert "Traceback" not in proxy.log
     assert way.holds(lab.node), "the rules must outlive the daemon"
-    cleanup(lab.node)
+    clean(lab.node)
     assert not way.holds(lab.node)
     assert "kubeway" not in lab.node.run(["nft", "list", "ruleset"]).stdout
 
