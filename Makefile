@@ -13,7 +13,10 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 PYTEST ?= -n $(WORKERS) --dist loadfile
 
-.PHONY: help venv system demo test check format bench bench-iptables lock clean
+# What runs in a guest; by default a shell.
+COMMAND ?=
+
+.PHONY: help venv system system-guest demo test guest check format bench bench-iptables lock clean
 
 help: ## say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 16
@@ -27,11 +30,17 @@ $(STAMP): requirements-dev.txt
 system: ## nft, conntrack, ip and friends: installed as root on Debian if missing
 	@tools/system.sh
 
+system-guest: ## the same, and what a User-mode Linux guest needs, if it can be had
+	@tools/system.sh guest
+
 demo: venv system ## a node, pods and a client in namespaces; real requests; cleans up
 	@$(BIN)/kubeway demo
 
-test: venv system ## every test; those that speak to a kernel need root and are skipped without
+test: venv system-guest ## every test; those that speak to a kernel need root and are skipped without
 	@$(BIN)/python -m pytest $(PYTEST)
+
+guest: venv system-guest ## a shell, or COMMAND=…, in a User-mode Linux guest, where there is ip_vs
+	@$(BIN)/python -m tests.guest.boot -- $(COMMAND)
 
 check: venv ## style, types, floors
 	$(BIN)/ruff check
