@@ -54,7 +54,8 @@ def reason_to_skip() -> str:
     return probe()
 
 
-pytestmark = [pytest.mark.kernel, needs_root, pytest.mark.skipif(bool(reason_to_skip()), reason="no ip_vs")]
+WHY = reason_to_skip()
+pytestmark = [pytest.mark.kernel, needs_root, pytest.mark.skipif(bool(WHY), reason=WHY)]
 
 T = TypeVar("T")
 LO = parse_ip("127.0.0.1")
