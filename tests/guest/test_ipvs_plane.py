@@ -54,7 +54,8 @@ def reason_to_skip() -> str:
     return probe()
 
 
-pytestmark = [pytest.mark.kernel, needs_root, pytest.mark.skipif(bool(reason_to_skip()), reason="no ip_vs")]
+WHY = reason_to_skip()
+pytestmark = [pytest.mark.kernel, needs_root, pytest.mark.skipif(bool(WHY), reason=WHY)]
 
 T = TypeVar("T")
 LO = parse_ip("127.0.0.1")
@@ -239,8 +240,7 @@ def listening(port: int) -> Iterator[socket.socket]:
 
 
 LOCAL, LOCAL2 = destination_key(VIP, TCP, 80, LO, 8080), destination_key(VIP, TCP, 80, LO, 8081)
-# By ovf, destinations take as many connections as they have weight.
-TWO: dict[Key, Object] = {WEB: Server("rr"), LOCAL: Destination(100), LOCAL2: Destination(100)}
+TWO: dict[Key, Object] = {WEB: Server("rr"), LOCAL: Destination(), LOCAL2: Destination()}
 
 
 def local_vip() -> None:
@@ -290,9 +290,9 @@ def test_who_is_connected_stays_so_until_he_ends() -> None:
 def test_who_has_nobody_goes_at_once() -> None:
     def work(plane: IpvsPlane, clock: Clock) -> None:
         level(plane)
-        plane.program = {WEB: Server("rr"), LOCAL: Destination(100)}
+        plane.program = {WEB: Server("rr"), LOCAL: Destination()}
         level(plane)
-        assert weights() == {"127.0.0.1:8080": 100}
+        assert weights() == {"127.0.0.1:8080": 1}
         assert plane.tend(clock.now) == float("inf")
 
     planed(work, TWO)
@@ -332,7 +332,10 @@ def test_datagrams_have_no_end_so_their_destination_goes_at_once() -> None:
 )
 def test_a_destination_that_drains_gets_nobody_new(scheduler: str) -> None:
     """Above all by sh and mh, which refuse clients of it unless they are told to fall back."""
-    program = {**TWO, WEB: Server(scheduler, source_port=scheduler in ("sh", "mh"))}
+    # By ovf, destinations take as many connections as they have weight.
+    one = Destination(100 if scheduler == "ovf" else 1)
+    web = Server(scheduler, source_port=scheduler in ("sh", "mh"))
+    program: dict[Key, Object] = {WEB: web, LOCAL: one, LOCAL2: one}
 
     def work(plane: IpvsPlane, clock: Clock) -> None:
         local_vip()
@@ -341,7 +344,7 @@ def test_a_destination_that_drains_gets_nobody_new(scheduler: str) -> None:
             # The ports of clients differ, so some meet each destination where it goes by them.
             clients = [socket.create_connection(("10.96.0.9", 80), 5) for _ in range(40)]
             server.setblocking(False)
-            plane.program = {WEB: program[WEB], LOCAL2: Destination(100)}
+            plane.program = {WEB: web, LOCAL2: one}
             level(plane)
             before = accepted(server)
             clients += [socket.create_connection(("10.96.0.9", 80), 5) for _ in range(20)]
@@ -349,6 +352,25 @@ def test_a_destination_that_drains_gets_nobody_new(scheduler: str) -> None:
             assert before > 0 or scheduler in ("fo", "ovf", "lblc")
             for client in clients:
                 client.close()
+
+    planed(work, program)
+
+
+def test_by_dh_a_destination_goes_at_once_and_others_are_served() -> None:
+    """Whichever of the two the virtual address falls to: all its clients meet that one."""
+    program = {**TWO, WEB: Server("dh")}
+
+    def work(plane: IpvsPlane, clock: Clock) -> None:
+        local_vip()
+        level(plane)
+        with listening(8080), listening(8081), connected(VIP, 80):
+            met = max(ipvsadm("-Ln"), key=lambda line: line.split()[-2:] == ["1", "0"])
+            gone = LOCAL if ":8080" in met else LOCAL2
+            plane.program = {key: one for key, one in program.items() if key != gone}
+            level(plane)
+            assert len(weights()) == 1
+            with connected(VIP, 80):
+                pass
 
     planed(work, program)
 

@@ -55,31 +55,36 @@ def added(key: Key, new: Object) -> Change:
 
 
 def test_a_destination_that_goes_is_made_still_first() -> None:
-    told = arrange([gone(WEB_POD, Destination())], {})
+    told = arrange([gone(WEB_POD, Destination())], {}, {WEB: Server("sh")})
     assert told.changes == [Change("set", WEB_POD, Destination(), STILL)]
     assert told.leaving == [WEB_POD]
 
 
 def test_one_of_udp_goes_at_once() -> None:
-    assert arrange([gone(DNS_POD)], {}) == ([gone(DNS_POD)], [])
+    assert arrange([gone(DNS_POD)], {}, {DNS: Server("rr")}) == ([gone(DNS_POD)], [])
+
+
+def test_one_goes_at_once_where_the_scheduler_would_refuse_its_clients() -> None:
+    """dh sends all clients of a virtual address to one destination, be its weight 0 or not."""
+    assert arrange([gone(WEB_POD)], {}, {WEB: Server("dh")}) == ([gone(WEB_POD)], [])
 
 
 def test_one_that_comes_back_while_it_drains_is_there_still() -> None:
-    assert arrange([added(WEB_POD, Destination(3))], {WEB_POD}).changes == [
+    assert arrange([added(WEB_POD, Destination(3))], {WEB_POD}, {}).changes == [
         Change("set", WEB_POD, STILL, Destination(3))
     ]
-    assert arrange([added(WEB_POD, Destination(3))], {}).changes == [added(WEB_POD, Destination(3))]
+    assert arrange([added(WEB_POD, Destination(3))], {}, {}).changes == [added(WEB_POD, Destination(3))]
 
 
 def test_with_a_server_its_destinations_go() -> None:
     stays = destination_key(VIP, TCP, 81, POD, 8080)
-    told = arrange([gone(WEB_POD), gone(stays), gone(DNS_POD), gone(WEB), gone(DNS)], {})
+    told = arrange([gone(WEB_POD), gone(stays), gone(DNS_POD), gone(WEB), gone(DNS)], {}, {})
     assert [c.key for c in told.changes] == [stays, WEB, DNS]
     assert told.leaving == [stays]
 
 
 def test_timeouts_that_nobody_wants_stay_as_they_are() -> None:
-    assert arrange([gone(TIMEOUTS)], {}) == ([], [])
+    assert arrange([gone(TIMEOUTS)], {}, {}) == ([], [])
 
 
 @pytest.mark.parametrize(

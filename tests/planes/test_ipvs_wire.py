@@ -159,6 +159,10 @@ def test_weight_zero_that_nobody_wants_drains_but_not_of_udp() -> None:
     servers: dict[Key, Object] = {WEB: Server("rr"), DNS: Server("rr")}
     told(kernel, list(diff({}, {**servers, WEB_POD: Destination(0), dns_pod: Destination(0)})))
     assert lifted(kernel, servers) == ({**servers, dns_pod: Destination(0)}, [WEB_POD])
+    kernel.schedulers.append("dh")
+    told(kernel, [Change("set", WEB, None, Server("dh"))])
+    assert lifted(kernel, servers).draining == []
+    told(kernel, [Change("set", WEB, None, Server("rr"))])
     wanted: dict[Key, Object] = {**servers, WEB_POD: Destination(0)}
     assert lifted(kernel, wanted).objects[WEB_POD] == Destination(0)
     assert lifted(kernel, {**servers, WEB_POD: Destination(1)}).objects[WEB_POD] == Destination(0)

@@ -106,7 +106,7 @@ class IpvsPlane:
         self._opened.close()
 
     def generation(self) -> int:
-        """Moves when the number of IPv4 servers does, and by one for a write of ours (10 us).
+        """Moves when the number of IPv4 servers does, and by one for a write of ours (one system call).
 
         Not seen: IPv6, destinations, and a server in another's place. A read sees them (`verify`). Refused.
         """
@@ -137,6 +137,8 @@ class IpvsPlane:
             return objects
 
     def _servers(self) -> Told:
+        # IPv6 servers are not counted. If one is passed over, it is added again, which sets it as it is; or
+        # it is deleted after the next read; and what drains in it has its whole time once more.
         for _ in range(_READ_TRIES):
             told = read_servers(self._socket.dump(wire.get_services(self._family)))
             if told.fits(self._number.read()):
@@ -176,7 +178,7 @@ class IpvsPlane:
         with self._lock:
             self.generation()  # what others did until now is not taken for ours
             before = self._seen
-            told, leaving = arrange(changes, self._drain.draining)
+            told, leaving = arrange(changes, self._drain.draining, self.program)
             failed, grown = self._make(told, set(leaving))
             self._settle(changes, leaving)
             self._committed((before or 0) + grown)
@@ -255,9 +257,10 @@ class IpvsPlane:
     # --- draining ---------------------------------------------------------------------
 
     def tend(self, now: float) -> float:
-        """Take away the destinations that have drained. Returns when to be called again, inf for never.
+        """Take away the destinations that have drained. Returns when to be called again.
 
-        Cheap where nothing drains. What fails is tried again with the next look.
+        inf: not before the next read or write; after each, the answer may be another. Cheap where nothing
+        drains. What fails is told (`records.DrainDelayed`), and tried again with the next look.
         """
         if not self._lock.acquire(blocking=False):
             return now + _BUSY

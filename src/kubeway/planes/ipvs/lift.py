@@ -28,9 +28,10 @@ from kubeway.planes.ipvs.objects import (
     Destination,
     Server,
     Timeouts,
+    drains,
 )
 from kubeway.program.program import Key, Object
-from kubeway.values import UDP, Ip
+from kubeway.values import Ip
 from kubeway.wire import ipvs as wire
 from kubeway.wire.netlink import Message
 
@@ -87,18 +88,17 @@ def lift(
 ) -> Lifted:
     """Our servers with their destinations, of which those of all servers are given.
 
-    A destination of weight 0 that is not wanted, of a server that is, is draining; not of UDP, where
-    nothing drains.
+    A destination of weight 0 that is not wanted, of a server that is, is draining, where such drain.
     """
     objects: dict[Key, Object] = {}
     draining: list[Key] = []
     for name, settings in servers.items():
         key = Key(PLANE, "server", name)
         objects[key] = _server(settings, len(name[0]))
-        drains = key in wanted and name[1] != UDP
+        graceful = key in wanted and drains(name[1], settings.scheduler)
         for ip, port, method, weight, _ in destinations[name]:
             inner = Key(PLANE, "destination", (*name, ip, port))
-            if weight == 0 and drains and inner not in wanted:
+            if weight == 0 and graceful and inner not in wanted:
                 draining.append(inner)
             else:
                 objects[inner] = _destination(weight, method)

@@ -10,13 +10,20 @@ instead. `lift` is the opposite of `lower`. This file knows no Service and opens
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from errno import EEXIST, ENOENT, ESRCH
 from typing import Final, NamedTuple
 
-from kubeway.planes.ipvs.objects import FALLING_BACK, METHODS, Destination, Server, Timeouts
-from kubeway.program.program import Change, Key
-from kubeway.values import UDP
+from kubeway.planes.ipvs.objects import (
+    FALLING_BACK,
+    METHODS,
+    Destination,
+    Server,
+    Timeouts,
+    drains,
+    server_of,
+)
+from kubeway.program.program import Change, Key, Object
 from kubeway.wire import ipvs as wire
 
 STILL: Final = Destination(0)
@@ -33,12 +40,13 @@ class Arranged(NamedTuple):
     leaving: list[Key]
 
 
-def arrange(changes: Iterable[Change], draining: Container[Key]) -> Arranged:
-    """What to tell the kernel so that no flow is cut that could end by itself.
+def arrange(changes: Iterable[Change], draining: Container[Key], program: Mapping[Key, Object]) -> Arranged:
+    """What to tell the kernel so that no flow is cut that could end by itself. `program`: what is wanted.
 
     A destination that goes while its server stays gets weight 0 at first, but for one of UDP, whose flows
-    have no end. One that comes back while it drains (`draining`) is there still, and gets its weight. With a
-    server its destinations go, so they are not told. Timeouts stay as they are when nobody wants them.
+    have no end, and of a scheduler that has no use for that (`objects.drains`). One that comes back while it
+    drains (`draining`) is there still, and gets its weight. With a server its destinations go, so they are
+    not told. Timeouts stay as they are when nobody wants them.
     """
     changes = list(changes)
     gone = {c.key.name for c in changes if c.verb == "del" and c.key.kind == "server"}
@@ -52,7 +60,8 @@ def arrange(changes: Iterable[Change], draining: Container[Key]) -> Arranged:
             if verb == "del":
                 if gone and key.name[:3] in gone:
                     continue
-                if key.name[1] != UDP:
+                server = program.get(server_of(key))
+                if drains(key.name[1], server.scheduler if isinstance(server, Server) else ""):
                     leaving.append(key)
                     change = Change("set", key, change.old, STILL)
             elif verb == "add" and key in draining:
@@ -78,10 +87,10 @@ def lower(changes: Sequence[Change], family: int) -> list[bytes]:
             put(wire.service(family, command, name, new.scheduler, flags_of(new), new.persistence))
         elif isinstance(new, Timeouts):
             put(wire.set_timeouts(family, new.tcp, new.tcp_fin, new.udp))
-        elif change.key.kind == "destination":
-            put(wire.del_destination(family, name))
         else:
-            put(wire.del_service(family, name))
+            assert new is None, new
+            gone = wire.del_destination if change.key.kind == "destination" else wire.del_service
+            put(gone(family, name))
     return messages
 
 

@@ -15,7 +15,7 @@ from typing import Final
 from msgspec import Struct
 
 from kubeway.program.program import Key
-from kubeway.values import Ip
+from kubeway.values import UDP, Ip
 
 PLANE: Final = "ipvs"
 KINDS: Final = ("timeouts", "server", "destination")
@@ -41,6 +41,9 @@ SCHEDULERS: Final = {
 FALLING_BACK: Final = frozenset({"sh", "mh"})
 """Schedulers that send a client whose destination has weight 0 to another one only if told to, which they
 always are here: while a destination drains, its clients would otherwise be refused."""
+
+REFUSING: Final = frozenset({"dh"})
+"""Schedulers that refuse clients of a destination of weight 0 whatever they are told: there none drains."""
 
 MASQUERADE: Final = "masquerade"
 METHODS: Final = (MASQUERADE, "local", "tunnel", "route", "bypass")
@@ -90,3 +93,8 @@ def destination_key(vip: Ip, proto: int, vport: int, ip: Ip, port: int) -> Key:
 def server_of(key: Key) -> Key:
     """The server that a destination is one of."""
     return Key(PLANE, "server", key.name[:3])
+
+
+def drains(proto: int, scheduler: str) -> bool:
+    """Whether a destination can be left to those who are connected: they end, and others are served."""
+    return proto != UDP and scheduler not in REFUSING
