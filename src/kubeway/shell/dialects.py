@@ -22,6 +22,7 @@ _DESCRIBED = {
     "xtables": "kubeway.planes.xtables.describe",
     "sysctl": "kubeway.planes.sysctl",
     "nfacct": "kubeway.planes.nfacct",
+    "link": "kubeway.planes.link.objects",
 }
 
 
