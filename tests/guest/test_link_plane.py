@@ -362,6 +362,36 @@ def test_an_address_to_which_no_route_leads_is_made_anew() -> None:
     planed(waiting, program(VIPS))
 
 
+def test_routes_stay_when_the_node_loses_their_source() -> None:
+    """The kernel leaves them as they are, so they have to be told of the node's next address."""
+
+    def work(plane: LinkPlane) -> None:
+        level(plane)
+        for address in ("192.0.2.1/24", "2001:db8::1/64"):
+            ip(f"address del {address} dev eth0")
+        ip("address add 192.0.2.7/24 dev eth0")  # it was the other's second
+        assert plane.read_now() == ALL
+        plane.program = program(VIPS, OTHER)
+        level(plane)
+        assert {source(vip) for vip in VIPS} == {show_ip(OTHER[4]), show_ip(OTHER[6])}
+
+    planed(work)
+
+
+@pytest.mark.parametrize("vip", [FOUR, SIX], ids=["IPv4", "IPv6"])
+def test_a_route_without_a_source_is_made_anew(vip: Ip) -> None:
+    def work(plane: LinkPlane) -> None:
+        level(plane)
+        family, dev = (4, DEVICE) if len(vip) == 4 else (6, "lo")
+        verb = "prepend" if family == 4 else "replace"
+        ip(f"-{family} route {verb} local {show_ip(vip)} dev {dev} table local proto 117")
+        assert isinstance(plane.read_now()[route_key(vip)], Mixed)
+        level(plane)
+        assert source(vip) == show_ip(NODE[family])
+
+    planed(work)
+
+
 def test_routes_that_outlived_the_link_are_found() -> None:
     """Those of IPv6 are on loopback, and stay when the link is deleted."""
 

@@ -302,6 +302,8 @@ def test_an_address_to_which_no_route_leads_is_none() -> None:
         # The same address on another link of the node: nothing we could do about it.
         ((kernels(SIX, on=7), ours(SIX, NODE6)), {route_key(SIX): Route(NODE6)}),
         ((route(SIX, NODE6, on=1, metric=7),), {}),
+        ((route(SIX, None, on=1, metric=METRIC),), {route_key(SIX): Mixed(())}),
+        ((route(FOUR, None),), {}),
     ],
 )
 def test_which_route_is_in_force(routes: tuple[Message, ...], held: Program) -> None:
@@ -470,6 +472,8 @@ def test_what_is_not_as_known_is_news(event: Message) -> None:
         address(OTHER4, event=21),
         address(FOUR, on=7, event=21),
         address(OTHER4, on=7),
+        address(NODE6, 64, on=7, event=21),
+        address(NEXT4, 24, on=7, event=21),
         address(parse_ip("fe80::1"), 64),
         address(FOUR, 24, event=21),
         address(FOUR, event=21, port=US),

@@ -98,27 +98,29 @@ def is_host_route(route: wire.Route) -> bool:
 
 
 def _is_mine(route: wire.Route, index: int) -> bool:
-    if route.protocol != PROTOCOL or route.kind != RTN_LOCAL or route.source is None:
+    if route.protocol != PROTOCOL or route.kind != RTN_LOCAL:
         return False
     if len(route.ip) == 4:
-        return route.link == index != 0
+        return route.source is not None and route.link == index != 0
+    # One without a source would be replaced by ours, as both cannot be.
     return route.link == LOOPBACK and route.metric == METRIC
 
 
 def _routes(table: Iterable[wire.Route], index: int) -> Iterator[tuple[Key, Route | Mixed]]:
-    mine: dict[Ip, list[Ip]] = {}
+    mine: dict[Ip, list[Ip | None]] = {}
     first: dict[Ip, wire.Route] = {}  # of IPv4: the one in force
     behind: set[Ip] = set()  # of IPv6: where the kernel's own is in force
     for route in table:
         first.setdefault(route.ip, route)
-        if _is_mine(route, index) and route.source is not None:
+        if _is_mine(route, index):
             mine.setdefault(route.ip, []).append(route.source)
         elif len(route.ip) == 16 and route.link == index and route.metric < METRIC:
             behind.add(route.ip)
     made: dict[Ip, Route] = {}  # thousands of routes have one source
     for ip, sources in mine.items():
         ahead = _is_mine(first[ip], index) if len(ip) == 4 else ip not in behind
-        if ahead and len(sources) == 1:
-            yield route_key(ip), made.setdefault(sources[0], Route(sources[0]))
+        known = [source for source in sources if source is not None]
+        if ahead and len(sources) == len(known) == 1:
+            yield route_key(ip), made.setdefault(known[0], Route(known[0]))
         else:
-            yield route_key(ip), Mixed(tuple(sources))
+            yield route_key(ip), Mixed(tuple(known))
