@@ -252,6 +252,25 @@ def test_the_addresses_of_all_interfaces() -> None:
     inside(work)
 
 
+@pytest.mark.parametrize("state", ["down", "up"])
+def test_the_addresses_of_services_are_not_the_nodes(state: str) -> None:
+    """By the link's name, whatever it is: kube-proxy may have made it, in a mode that is long over."""
+
+    def work() -> None:
+        ip("link add kube-ipvs0 type veth peer name other")
+        ip(f"link set kube-ipvs0 {state}")
+        before = {show_ip(address) for address in local_addresses()}
+        for address in ("10.96.0.1/32 dev kube-ipvs0", "fd00:96::1/128 dev kube-ipvs0 nodad"):
+            ip(f"address add {address}")
+        ip("address add 192.0.2.1/24 dev other")
+        assert {show_ip(address) for address in local_addresses()} == before | {"192.0.2.1"}
+        ip("link set kube-ipvs0 down")
+        ip("link set kube-ipvs0 name eth7")
+        assert {show_ip(address) for address in local_addresses()} >= before | {"192.0.2.1", "10.96.0.1"}
+
+    inside(work)
+
+
 def test_thousands_of_addresses() -> None:
     def work() -> None:
         lines = "".join(f"address add 10.9.{n >> 8}.{n & 255}/32 dev lo\n" for n in range(3_000))

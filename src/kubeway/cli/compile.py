@@ -13,6 +13,7 @@ from kubeway.cli.offline import settled
 from kubeway.errors import BadInput
 from kubeway.model.node import Options
 from kubeway.planes import nfacct, sysctl
+from kubeway.planes.link import objects as link
 from kubeway.planes.nft import objects as nft
 from kubeway.planes.nft.objects import Family
 from kubeway.planes.nft.text import show as show_nft
@@ -27,6 +28,7 @@ _SHOW: Final[dict[str, Callable[[Mapping[Key, Object], Family | None], str]]] = 
     nfacct.PLANE: nfacct.show,
     xtables.PLANE: show_xtables,
     sysctl.PLANE: sysctl.show,
+    link.PLANE: link.show,
 }
 """The program's part on a plane, as the plane's own tool reads it."""
 

@@ -24,6 +24,7 @@ _DESCRIBED = {
     "nfacct": "kubeway.planes.nfacct",
     "ipset": "kubeway.planes.ipset.describe",
     "ipvs": "kubeway.planes.ipvs.describe",
+    "link": "kubeway.planes.link.objects",
 }
 
 

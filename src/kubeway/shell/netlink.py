@@ -14,6 +14,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from struct import Struct
 from types import TracebackType
 from typing import Final, Self
@@ -33,6 +34,7 @@ from kubeway.wire.nfnetlink import NETLINK_NETFILTER
 _SOL_NETLINK: Final = 270
 _NETLINK_CAP_ACK: Final = 10
 _NETLINK_EXT_ACK: Final = 11
+_NETLINK_GET_STRICT_CHK: Final = 12
 _SO_SNDBUFFORCE: Final = 32
 _SO_RCVBUFFORCE: Final = 33
 _SO_RCVTIMEO: Final = 20
@@ -83,6 +85,11 @@ class NetlinkSocket:
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVTIMEO, _TIMEVAL.pack(_PATIENCE, 0))
         self._grow(_SO_SNDBUFFORCE, socket.SO_SNDBUF, _SEND_BUFFER)
         self._grow(_SO_RCVBUFFORCE, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+
+    def be_strict(self) -> None:
+        """Have rtnetlink tell in a dump only what was asked for. Kernels before 4.20 go on telling all."""
+        with suppress(OSError):
+            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
 
     def _grow(self, force: int, ask: int, size: int) -> None:
         try:

@@ -15,13 +15,41 @@ from pathlib import Path
 from typing import Final
 
 from kubeway.errors import Refused
-from kubeway.planes.sysctl import NAMES, ROUTE_LOCALNET, Value, describe, value_key
+from kubeway.planes.sysctl import (
+    ARP_ANNOUNCE,
+    ARP_IGNORE,
+    IP_FORWARD,
+    NAMES,
+    ROUTE_LOCALNET,
+    VS_CONN_REUSE_MODE,
+    VS_CONNTRACK,
+    VS_EXPIRE_NODEST_CONN,
+    VS_EXPIRE_QUIESCENT_TEMPLATE,
+    Value,
+    describe,
+    value_key,
+)
 from kubeway.program.program import Change, Key, Object
 
 ROOT: Final = Path("/proc/sys")
 
-# Which flag does without a setting, for the person whose kernel will not have it.
-_FLAGS: Final = {ROUTE_LOCALNET: "--iptables-localhost-nodeports=false"}
+# What the person can do whose kernel will not have a setting.
+_SET: Final = "run privileged, or set it beforehand"
+_VS: Final = "load ip_vs beforehand (modprobe ip_vs)"
+_OF_IP_VS: Final = "net/ipv4/vs/"
+_ARP: Final = "run privileged, set it beforehand, or do without it by --ipvs-strict-arp=false"
+_INSTEAD: Final = {
+    VS_CONNTRACK: _SET,
+    VS_CONN_REUSE_MODE: _SET,
+    VS_EXPIRE_NODEST_CONN: _SET,
+    VS_EXPIRE_QUIESCENT_TEMPLATE: _SET,
+    IP_FORWARD: _SET,
+    ARP_IGNORE: _ARP,
+    ARP_ANNOUNCE: _ARP,
+    ROUTE_LOCALNET: (
+        "run privileged, set it beforehand, or do without it by --iptables-localhost-nodeports=false"
+    ),
+}
 
 
 class SysctlPlane:
@@ -77,9 +105,13 @@ class SysctlPlane:
         except OSError as error:
             held = f" (it is {change.old.text})" if isinstance(change.old, Value) else ""
             raise Refused(
-                f"{path}{held}: {error.strerror}; run privileged, set it beforehand, "
-                f"or do without it by {_FLAGS[name]}",
+                f"{path}{held}: {error.strerror}; {_instead(name, error)}",
                 error.errno or errno.EIO,
                 describe(change, self.program),
                 key=change.key,
             ) from error
+
+
+def _instead(name: str, error: OSError) -> str:
+    absent = name.startswith(_OF_IP_VS) and error.errno == errno.ENOENT
+    return _VS if absent else _INSTEAD[name]

@@ -21,6 +21,7 @@ from kubeway.model.sizes import Sizes
 from kubeway.model.store import Snapshot
 from kubeway.model.view import node_facts, node_view
 from kubeway.planes import nfacct, sysctl
+from kubeway.planes.link import objects as link
 from kubeway.planes.nft import fields
 from kubeway.planes.nft.objects import Element, Family, Set, set_key
 from kubeway.planes.xtables import objects as xtables
@@ -28,7 +29,7 @@ from kubeway.planes.xtables.text import show_rule
 from kubeway.program.link import Linker, Name
 from kubeway.program.plane import Mode
 from kubeway.program.program import Fragment, Key, Object
-from kubeway.values import parse_ip
+from kubeway.values import parse_ip, show_ip
 
 LOOPBACK: Final = (parse_ip("127.0.0.1"), parse_ip("::1"))
 
@@ -103,6 +104,8 @@ def _is_of(key: Key, family: Family) -> bool:
     match key.plane:
         case sysctl.PLANE:
             return sysctl.family_of(key) == family
+        case link.PLANE:
+            return link.family_name(key) in (None, family)
         case nfacct.PLANE:
             return True  # rules of both families count in it
         case _:
@@ -111,7 +114,7 @@ def _is_of(key: Key, family: Family) -> bool:
 
 def _name(key: Key, objects: Mapping[Key, Object]) -> list[str]:
     if key.kind != "element":
-        return [str(part) for part in key.name]
+        return [show_ip(part) if isinstance(part, bytes) else str(part) for part in key.name]
     family, name, raw = key.name
     return [str(family), str(name), fields.show(_set(key, objects).key, raw)]
 
@@ -122,6 +125,8 @@ def _object(key: Key, objects: Mapping[Key, Object]) -> Any:
         return {"rules": [show_rule(rule, key.name[0]) for rule in value.rules]}
     if isinstance(value, xtables.Rule):
         return {"rule": show_rule(value, key.name[0])}
+    if isinstance(value, link.Route):
+        return {"source": show_ip(value.source)}
     shown = _plain(msgspec.to_builtins(value, builtin_types=(bytes,)))
     if isinstance(value, Element):
         kind = _set(key, objects)

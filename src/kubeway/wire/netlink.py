@@ -84,10 +84,13 @@ def message(kind: int, flags: int, body: bytes, sequence: int = 0) -> bytes:
 
 
 class Message(NamedTuple):
+    """`port` is whose request it answers, or of an event, who caused it: 0 is the kernel itself."""
+
     kind: int
     flags: int
     sequence: int
     body: memoryview
+    port: int = 0
 
 
 class Ack(NamedTuple):
@@ -110,10 +113,10 @@ def messages(data: bytes | memoryview) -> Iterator[Message]:
     while offset < end:
         if end - offset < 16:
             raise Malformed(f"netlink: {end - offset} bytes where a header of 16 was expected")
-        size, kind, flags, sequence, _ = HEADER.unpack_from(view, offset)
+        size, kind, flags, sequence, port = HEADER.unpack_from(view, offset)
         if size < 16 or offset + size > end:
             raise Malformed(f"netlink: a message of {size} bytes where {end - offset} are left")
-        yield Message(kind, flags, sequence, view[offset + 16 : offset + size])
+        yield Message(kind, flags, sequence, view[offset + 16 : offset + size], port)
         offset += (size + 3) & ~3
 
 

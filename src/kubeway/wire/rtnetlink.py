@@ -1,26 +1,158 @@
 """
-The addresses of this host's interfaces: how to ask for them and read them.
+Links, addresses and routes of this network namespace: how to ask for them, make them and read them.
 
-Source: include/uapi/linux/rtnetlink.h, if_addr.h.
+What they are for is not known here. Local routes are the ones that are made: which addresses are this
+node's, and what source its own packets to them have.
+
+Source: include/uapi/linux/rtnetlink.h, if_link.h, if_addr.h.
 """
 
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final
+from sys import byteorder
+from typing import Final, NamedTuple
 
 from kubeway.errors import Malformed
 from kubeway.values import Ip
-from kubeway.wire.netlink import NLM_F_DUMP, NLM_F_REQUEST, Message, fields, message
+from kubeway.wire.netlink import (
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    NLM_F_REQUEST,
+    Message,
+    attr,
+    fields,
+    message,
+    need,
+    read_text,
+    text,
+)
 
 NETLINK_ROUTE: Final = 0
+
+RTM_NEWLINK: Final = 16
+RTM_DELLINK: Final = 17
+RTM_GETLINK: Final = 18
 RTM_NEWADDR: Final = 20
+RTM_DELADDR: Final = 21
 RTM_GETADDR: Final = 22
+RTM_NEWROUTE: Final = 24
+RTM_DELROUTE: Final = 25
+RTM_GETROUTE: Final = 26
+
+IFLA_IFNAME: Final = 3
+IFLA_LINKINFO: Final = 18
+IFLA_INFO_KIND: Final = 1
+
 IFA_ADDRESS: Final = 1
 IFA_LOCAL: Final = 2
+IFA_FLAGS: Final = 8
+IFA_F_NODAD: Final = 0x02
+IFA_F_DADFAILED: Final = 0x08
+IFA_F_TENTATIVE: Final = 0x40
 
+RTA_DST: Final = 1
+RTA_OIF: Final = 4
+RTA_PRIORITY: Final = 6
+RTA_PREFSRC: Final = 7
+RTA_TABLE: Final = 15
+RT_TABLE_LOCAL: Final = 255
+RT_SCOPE_UNIVERSE: Final = 0
+RT_SCOPE_HOST: Final = 254
+RTN_LOCAL: Final = 2
+RTPROT_KERNEL: Final = 2
+
+AF_INET: Final = 2
+AF_INET6: Final = 10
+
+LOOPBACK: Final = 1
+"""The index of `lo`, in every network namespace (LOOPBACK_IFINDEX, include/net/flow.h)."""
+
+# Multicast groups, as bits of the address a socket is bound to.
+GROUP_LINK: Final = 1 << 0
+GROUP_V4_ADDRESS: Final = 1 << 4
+GROUP_V4_ROUTE: Final = 1 << 6
+GROUP_V6_ADDRESS: Final = 1 << 8
+GROUP_V6_ROUTE: Final = 1 << 10
+
+_IFINFOMSG: Final = Struct("=BxHiII")  # family, hardware type, index, flags, which of them to change
 _IFADDRMSG: Final = Struct("=BBBBI")  # family, prefix length, flags, scope, interface
-_SIZES: Final = {2: 4, 10: 16}  # AF_INET, AF_INET6
+_RTMSG: Final = Struct("=8BI")  # family, lengths, tos, table, protocol, scope, type, flags
+_U32: Final = Struct("=I")
+_SIZES: Final = {AF_INET: 4, AF_INET6: 16}
+_FAMILIES: Final = {size: family for family, size in _SIZES.items()}
+
+
+class Link(NamedTuple):
+    """`kind` is "dummy", "veth", …; "" for what has none: loopback, a card."""
+
+    ifindex: int
+    name: str
+    kind: str
+
+
+class Address(NamedTuple):
+    """`length` is the prefix's, `link` an index, `flags` are IFA_F_*."""
+
+    ip: Ip
+    length: int
+    link: int
+    flags: int
+
+
+class Route(NamedTuple):
+    """To the prefix `ip`/`length`. `kind` is RTN_*; `link` is 0 and `source` None where it names none."""
+
+    ip: Ip
+    length: int
+    tos: int
+    table: int
+    protocol: int
+    kind: int
+    metric: int
+    link: int
+    source: Ip | None
+
+
+# --- links ----------------------------------------------------------------------------
+
+
+def link_request(name: str) -> bytes:
+    """Ask for one link; ENODEV if there is none of this name."""
+    return message(RTM_GETLINK, NLM_F_REQUEST, _link_head() + text(IFLA_IFNAME, name))
+
+
+def new_dummy(name: str) -> bytes:
+    """Make a dummy link; it is down. EEXIST if the name is taken, EOPNOTSUPP without module dummy."""
+    kind = attr(IFLA_LINKINFO, attr(IFLA_INFO_KIND, b"dummy"))
+    flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL
+    return message(RTM_NEWLINK, flags, _link_head() + text(IFLA_IFNAME, name) + kind)
+
+
+def del_link(name: str) -> bytes:
+    """ENODEV if there is none. Its addresses go with it, and its routes."""
+    return message(RTM_DELLINK, NLM_F_REQUEST, _link_head() + text(IFLA_IFNAME, name))
+
+
+def _link_head() -> bytes:
+    return _IFINFOMSG.pack(0, 0, 0, 0, 0)
+
+
+def read_link(m: Message) -> Link:
+    """The link in an answer or an event."""
+    if m.kind not in (RTM_NEWLINK, RTM_DELLINK) or len(m.body) < _IFINFOMSG.size:
+        raise _unexpected(m, "a link")
+    known = fields(m.body[_IFINFOMSG.size :])
+    info = fields(known.get(IFLA_LINKINFO, b""))
+    kind = info.get(IFLA_INFO_KIND)
+    ifindex: int = _IFINFOMSG.unpack_from(m.body)[2]
+    name = read_text(need(known, IFLA_IFNAME, "a link's name"))
+    return Link(ifindex, name, "" if kind is None else read_text(kind))
+
+
+# --- addresses ------------------------------------------------------------------------
 
 
 def addresses_request() -> bytes:
@@ -28,13 +160,33 @@ def addresses_request() -> bytes:
     return message(RTM_GETADDR, NLM_F_REQUEST | NLM_F_DUMP, _IFADDRMSG.pack(0, 0, 0, 0, 0))
 
 
-def read_address(m: Message) -> Ip | None:
-    """The address in one answer; None if it is of another family than IPv4 and IPv6."""
-    if m.kind != RTM_NEWADDR or len(m.body) < _IFADDRMSG.size:
-        raise Malformed(
-            f"rtnetlink: message type {m.kind}, {len(m.body)} bytes, where an address was expected"
-        )
-    size = _SIZES.get(m.body[0])
+def new_address(ip: Ip, link: int) -> bytes:
+    """Give the link this address, alone in its prefix; EEXIST if it has it.
+
+    Whether another host has it too is not asked of the link (IFA_F_NODAD, IPv6): it is this node's at once.
+    """
+    flags = IFA_F_NODAD if len(ip) == 16 else 0
+    return message(
+        RTM_NEWADDR, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL, _address(ip, len(ip) * 8, flags, link)
+    )
+
+
+def del_address(ip: Ip, length: int, link: int) -> bytes:
+    """EADDRNOTAVAIL if the link does not have it with a prefix of that length."""
+    return message(RTM_DELADDR, NLM_F_REQUEST, _address(ip, length, 0, link))
+
+
+def _address(ip: Ip, length: int, flags: int, link: int) -> bytes:
+    head = _IFADDRMSG.pack(_FAMILIES[len(ip)], length, flags, RT_SCOPE_UNIVERSE, link)
+    return head + attr(IFA_LOCAL, ip) + attr(IFA_ADDRESS, ip)
+
+
+def read_address(m: Message) -> Address | None:
+    """The address in one answer or event; None if it is of another family than IPv4 and IPv6."""
+    if m.kind not in (RTM_NEWADDR, RTM_DELADDR) or len(m.body) < _IFADDRMSG.size:
+        raise _unexpected(m, "an address")
+    family, length, flags, _, link = _IFADDRMSG.unpack_from(m.body)
+    size = _SIZES.get(family)
     if size is None:
         return None
     known = fields(m.body[_IFADDRMSG.size :])
@@ -42,4 +194,113 @@ def read_address(m: Message) -> Ip | None:
     value = known.get(IFA_LOCAL, known.get(IFA_ADDRESS))
     if value is None or len(value) != size:
         raise Malformed(f"rtnetlink: an address of {0 if value is None else len(value)} bytes, not {size}")
+    wide = known.get(IFA_FLAGS)
+    return Address(Ip(bytes(value)), length, link, flags if wide is None else _number(wide))
+
+
+# --- routes ---------------------------------------------------------------------------
+
+
+def local_routes_request(family: int) -> bytes:
+    """Ask for the routes of AF_INET or AF_INET6 in table local.
+
+    A socket that asks strictly (NETLINK_GET_STRICT_CHK, kernel 4.20) is told of no others; any other
+    is told of all routes there are.
+    """
+    head = _RTMSG.pack(family, 0, 0, 0, RT_TABLE_LOCAL, 0, 0, 0, 0)
+    return message(RTM_GETROUTE, NLM_F_REQUEST | NLM_F_DUMP, head)
+
+
+def prepend_local(ip: Ip, link: int, source: Ip, protocol: int) -> bytes:
+    """Before all other routes to `ip` of IPv4; EEXIST if there is just this one, wherever it stands."""
+    return _route(RTM_NEWROUTE, NLM_F_CREATE, ip, link, source, protocol)
+
+
+def replace_local(ip: Ip, link: int, source: Ip, protocol: int, metric: int) -> bytes:
+    """In place of the local route to `ip` of IPv6 that has this metric, or as a new one."""
+    return _route(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, ip, link, source, protocol, metric)
+
+
+def del_local(ip: Ip, link: int, source: Ip | None, protocol: int) -> bytes:
+    """Delete the first local route to `ip` that is like this; ESRCH if there is none. None: of any source."""
+    return _route(RTM_DELROUTE, 0, ip, link, source, protocol)
+
+
+def _route(
+    kind: int, flags: int, ip: Ip, link: int, source: Ip | None, protocol: int, metric: int | None = None
+) -> bytes:
+    size = len(ip)
+    scope = RT_SCOPE_HOST if size == 4 else RT_SCOPE_UNIVERSE  # IPv6 has no scopes
+    body = _RTMSG.pack(_FAMILIES[size], size * 8, 0, 0, RT_TABLE_LOCAL, protocol, scope, RTN_LOCAL, 0)
+    body += attr(RTA_DST, ip)
+    if source is not None:
+        body += attr(RTA_PREFSRC, source)
+    if metric is not None:
+        body += attr(RTA_PRIORITY, _U32.pack(metric))
+    return message(kind, NLM_F_REQUEST | flags, body + attr(RTA_OIF, _U32.pack(link)))
+
+
+def read_route(m: Message) -> Route | None:
+    """The route in one answer or event; None if it is of another family than IPv4 and IPv6."""
+    if m.kind not in (RTM_NEWROUTE, RTM_DELROUTE) or len(m.body) < _RTMSG.size:
+        raise _unexpected(m, "a route")
+    family, length, _, tos, table, protocol, _, kind, _ = _RTMSG.unpack_from(m.body)
+    size = _SIZES.get(family)
+    if size is None:
+        return None
+    known = fields(m.body[_RTMSG.size :])
+    wide, metric, link = known.get(RTA_TABLE), known.get(RTA_PRIORITY), known.get(RTA_OIF)
+    source = known.get(RTA_PREFSRC)
+    return Route(
+        _ip(known.get(RTA_DST, bytes(size)), size),
+        length,
+        tos,
+        table if wide is None else _number(wide),
+        protocol,
+        kind,
+        0 if metric is None else _number(metric),
+        0 if link is None else _number(link),
+        None if source is None else _ip(source, size),
+    )
+
+
+# --- events ---------------------------------------------------------------------------
+
+_SIEVE: Final = Struct("=HBBI")  # struct sock_filter: code, jump if true, if false, value
+_LOAD, _EQUAL, _RETURN = 0x30, 0x15, 0x06  # BPF_LD|B|ABS, BPF_JMP|JEQ|K, BPF_RET|K
+_LOW: Final = 4 if byteorder == "little" else 5  # where the lower byte of nlmsg_type is
+_TABLE: Final = 16 + 4  # where rtm_table is
+
+ONLY_LOCAL_ROUTES: Final = b"".join(
+    _SIEVE.pack(*step)
+    for step in (
+        (_LOAD, 0, 0, _LOW),
+        (_EQUAL, 1, 0, RTM_NEWROUTE),
+        (_EQUAL, 0, 2, RTM_DELROUTE),
+        (_LOAD, 0, 0, _TABLE),
+        (_EQUAL, 0, 1, RT_TABLE_LOCAL),
+        (_RETURN, 0, 0, 0xFFFFFFFF),
+        (_RETURN, 0, 0, 0),
+    )
+)
+"""A filter for a socket of events: of routes, only those of table local (include/uapi/linux/filter.h).
+
+A node whose routes are many and move often would otherwise fill it with what nobody asked for.
+"""
+
+
+def _ip(value: memoryview | bytes, size: int) -> Ip:
+    if len(value) != size:
+        raise Malformed(f"rtnetlink: an address of {len(value)} bytes, not {size}")
     return Ip(bytes(value))
+
+
+def _number(value: memoryview) -> int:
+    if len(value) != 4:
+        raise Malformed(f"rtnetlink: a 32-bit number of {len(value)} bytes")
+    number: int = _U32.unpack(value)[0]
+    return number
+
+
+def _unexpected(m: Message, what: str) -> Malformed:
+    return Malformed(f"rtnetlink: message type {m.kind}, {len(m.body)} bytes, where {what} was expected")
