@@ -12,6 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from fractions import Fraction
 from pathlib import Path
@@ -220,16 +221,23 @@ class World:
         return self._lab.host(ask.host).ask_all([question] * n, at_once)
 
     def _ask_silent(self, asks: Sequence[Ask]) -> dict[Ask, list[Answer]]:
-        """What is refused or dropped takes its time: all such questions of a host at once, each thrice."""
-        answers: dict[Ask, list[Answer]] = {}
-        for host in dict.fromkeys(ask.host for ask in asks):
-            own = [ask for ask in asks if ask.host == host for _ in range(1 if ask.sport else 3)]
+        """What is refused or dropped takes its time: all such questions at once, each thrice."""
+        by_host: dict[str, list[Ask]] = {}
+        for ask in asks:
+            by_host.setdefault(ask.host, []).extend([ask] * (1 if ask.sport else 3))
+
+        def one_host(host: str) -> list[Answer]:
             questions = [
                 Question(ask.ip, ask.port, ask.proto, ask.source, ask.sport, WAITS[ask.expect.kind])
-                for ask in own
+                for ask in by_host[host]
             ]
-            for ask, answer in zip(own, self._lab.host(host).ask_all(questions, len(own)), strict=True):
-                answers.setdefault(ask, []).append(answer)
+            return self._lab.host(host).ask_all(questions, len(questions))
+
+        answers: dict[Ask, list[Answer]] = {}
+        with ThreadPoolExecutor(max(1, len(by_host))) as pool:
+            for own, told in zip(by_host.values(), pool.map(one_host, by_host), strict=True):
+                for ask, answer in zip(own, told, strict=True):
+                    answers.setdefault(ask, []).append(answer)
         return answers
 
     def _check_words(self, ask: Ask, answers: Sequence[Answer], told: str) -> None:
