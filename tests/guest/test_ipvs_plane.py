@@ -18,8 +18,8 @@ from typing import TypeVar
 import pytest
 
 from kubeway.errors import Refused, Unsupported
+from kubeway.model.schedulers import SCHEDULERS
 from kubeway.planes.ipvs.objects import (
-    SCHEDULERS,
     TIMEOUTS,
     Destination,
     Server,

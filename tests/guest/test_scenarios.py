@@ -15,7 +15,7 @@ from kubeway.lab.kernel import enter_net
 from kubeway.lab.proxy import cleanup
 from kubeway.lab.topology import Lab
 from kubeway.shell.leftovers import remove
-from tests.kernel.play import FILES, WAYS, Source, play
+from tests.kernel.play import FILES, IPVS, Source, play
 from tests.kernel.scenario import load
 
 
@@ -30,10 +30,9 @@ def cleaned(node: Host) -> None:
         alone.submit(work).result()
 
 
-@pytest.mark.parametrize("way", ["iptables-legacy"])
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_scenario(path: Path, way: str, lab: Lab, tmp_path: Path, node: None) -> None:
+def test_scenario(path: Path, lab: Lab, tmp_path: Path, node: None) -> None:
     source = lambda manifests: nullcontext(Source("manifests", manifests))  # noqa: E731
     # The command itself is played by one of them.
     clean = cleanup if path == FILES[0] else cleaned
-    play(load(path), lab, tmp_path, source, WAYS[way], clean)
+    play(load(path), lab, tmp_path, source, IPVS, clean)

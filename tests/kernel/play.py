@@ -73,6 +73,12 @@ WAYS = {
         {**_IPTABLES, "kubeway-iptables-backend": "legacy"}, ("iptables-legacy-save",), ":KUBE-SERVICES"
     ),
 }
+# Where there is ip_vs.
+IPVS = Way(
+    {"proxy-mode": "ipvs", "nodeport-addresses": "primary", "kubeway-iptables-backend": "legacy"},
+    ("ipset", "list", "-name"),
+    "KUBE-CLUSTER-IP",
+)
 
 
 class Source(NamedTuple):

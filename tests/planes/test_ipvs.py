@@ -7,6 +7,7 @@ from errno import EEXIST, EINVAL, ENOENT, ESRCH
 import pytest
 from hypothesis import given
 
+from kubeway.model.schedulers import SCHEDULERS
 from kubeway.planes.ipvs import laws
 from kubeway.planes.ipvs.describe import describe
 from kubeway.planes.ipvs.lower import STILL, arrange, instead, is_done
@@ -14,7 +15,6 @@ from kubeway.planes.ipvs.objects import (
     FALLING_BACK,
     KINDS,
     PLANE,
-    SCHEDULERS,
     TIMEOUTS,
     Destination,
     Server,

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kubeway.model.schedulers import SCHEDULERS
 from kubeway.planes.ipvs.fates import balance
-from kubeway.planes.ipvs.objects import SCHEDULERS, Destination, Server, destination_key
+from kubeway.planes.ipvs.objects import Destination, Server, destination_key
 from kubeway.program.program import Key, Object
 from kubeway.values import TCP, UDP, Ip
 from tests.planes.ipvsprograms import POD, VIP, WEB, WEB_POD

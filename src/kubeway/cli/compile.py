@@ -13,6 +13,10 @@ from kubeway.cli.offline import settled
 from kubeway.errors import BadInput
 from kubeway.model.node import Options
 from kubeway.planes import nfacct, sysctl
+from kubeway.planes.ipset import objects as ipset
+from kubeway.planes.ipset.text import show as show_ipset
+from kubeway.planes.ipvs import objects as ipvs
+from kubeway.planes.ipvs.text import show as show_ipvs
 from kubeway.planes.link import objects as link
 from kubeway.planes.nft import objects as nft
 from kubeway.planes.nft.objects import Family
@@ -28,6 +32,8 @@ _SHOW: Final[dict[str, Callable[[Mapping[Key, Object], Family | None], str]]] = 
     nfacct.PLANE: nfacct.show,
     xtables.PLANE: show_xtables,
     sysctl.PLANE: sysctl.show,
+    ipset.PLANE: show_ipset,
+    ipvs.PLANE: show_ipvs,
     link.PLANE: link.show,
 }
 """The program's part on a plane, as the plane's own tool reads it."""

@@ -396,9 +396,19 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "string",
         "auto",
         "kubeway.iptablesBackend",
-        "Of the kernel's two iptables, the one the mode iptables writes to: nf_tables, legacy, or auto: the "
-        "one this node uses.",
+        "Of the kernel's two iptables, the one the modes iptables and ipvs write to: nf_tables, legacy, or "
+        "auto: the one this node uses.",
         "NAME",
+        True,
+        only="both",
+    ),
+    Flag(
+        "kubeway-ipvs-drain",
+        "duration",
+        "15m0s",
+        "kubeway.ipvsDrain",
+        "How long an endpoint that has left keeps the connections it has, in the mode ipvs.",
+        "DURATION",
         True,
         only="both",
     ),

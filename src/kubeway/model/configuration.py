@@ -146,13 +146,15 @@ class Own(_Section, frozen=True, kw_only=True):
     `min_sync_gap`: the least time between two syncs, or `auto`: as often as they are cheap.
     "": as the mode's minSyncPeriod says if that was set, else `auto`. `trace_file`: where
     to keep a timeline of syncs; "" keeps none. `iptables_backend`: which of the kernel's two
-    iptables the mode iptables writes to, or `auto`: the one the node uses.
+    iptables the modes iptables and ipvs write to, or `auto`: the one the node uses.
+    `ipvs_drain`: how long an endpoint that has left keeps the connections it has, in mode ipvs.
     """
 
     min_sync_gap: str = ""
     drift_repair: bool = True
     trace_file: str = ""
     iptables_backend: str = AUTO
+    ipvs_drain: Duration = Duration(900 * SECOND)
 
 
 class Configuration(_Section, frozen=True, kw_only=True):

@@ -10,21 +10,22 @@ from collections.abc import Mapping
 from typing import Final
 
 SCHEDULERS: Final[Mapping[str, str]] = {
-    "rr": "one after the other",
-    "wrr": "one after the other, more often the more weight",
-    "lc": "the one with the fewest connections",
-    "wlc": "the one with the fewest connections for its weight",
-    "lblc": "the one that serves this address, until it has too many connections",
-    "lblcr": "one of a few that serve this address, until they have too many connections",
-    "sh": "always the same for a client's address",
-    "dh": "always the same for a destination's address",
-    "sed": "the one that is expected to answer soonest",
-    "nq": "one that is idle, else the one that is expected to answer soonest",
-    "fo": "the one with the greatest weight, as long as it is there",
-    "ovf": "the one with the greatest weight, until it has as many connections",
-    "mh": "always the same for a client's address, and few others change when one leaves (Maglev)",
-    "twos": "of two at random, the one with fewer connections for its weight",
+    "rr": "each destination in its turn",
+    "wrr": "each in its turn, those of more weight more often",
+    "lc": "who has the fewest connections",
+    "wlc": "who has the fewest connections for its weight",
+    "lblc": "one destination for each virtual address, until it is overloaded",
+    "lblcr": "a few destinations for each virtual address, as many as its load needs",
+    "sh": "by the client's address (and port): the same client, the same destination",
+    "dh": "by the virtual address: one destination for all its clients",
+    "sed": "who would have the fewest connections for its weight, the new one counted",
+    "nq": "who has no connection; if there is nobody, as sed",
+    "fo": "all to the destination of the most weight",
+    "ovf": "all to the destination of the most weight, until it has as many connections as weight",
+    "mh": "by the client's address (and port), such that few clients move when destinations change",
+    "twos": "of two by chance, the one with fewer connections for its weight",
 }
+"""Every scheduler of the kernel, and whom it sends a new connection to."""
 
 DEFAULT: Final = "rr"
 

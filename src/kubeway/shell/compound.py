@@ -31,12 +31,21 @@ class Closing(Protocol):
         """Give back what it holds open."""
 
 
+@runtime_checkable
+class Tended(Protocol):
+    """A plane with something going on in it that takes time."""
+
+    def tend(self, now: float) -> float:
+        """Look after it; the time when to look again, `inf` if nothing is going on."""
+
+
 class Compound:
     """`planes` by name, bottom first. `verify`: seconds after which they are to be read without a doubt."""
 
     def __init__(self, planes: Mapping[str, Plane], verify: float = inf) -> None:
         self._planes = dict(planes)
         self._counting = [plane for plane in self._planes.values() if isinstance(plane, Counting)]
+        self._tended = [plane for plane in self._planes.values() if isinstance(plane, Tended)]
         self.verify = verify
 
     async def read(self) -> dict[Key, Object]:
@@ -56,6 +65,10 @@ class Compound:
         for plane in self._planes.values():
             if isinstance(plane, Closing):
                 plane.close()
+
+    def tend(self, now: float) -> float:
+        """Look after all that goes on in them; the time when to look again, `inf` if nothing does."""
+        return min((plane.tend(now) for plane in self._tended), default=inf)
 
     def generation(self) -> int:
         """The commits to all of them together."""

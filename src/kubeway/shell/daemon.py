@@ -107,6 +107,7 @@ class _Daemon:
         )
         self._timeline = Timeline(config.trace_file)
         self._synced = asyncio.Event()
+        self._written = asyncio.Event()
         self._node_news = asyncio.Event()
         self._facts_told: NodeFacts | None = None
         self._node_seen: records.NodeSeen | None = None
@@ -122,7 +123,7 @@ class _Daemon:
             set_oom_score_adj(config.oom_score_adj, self._hear)
         linker = Linker()
         options = able(config.options)
-        self._outfit = outfit(options, linker, self._hear, config.iptables_backend)
+        self._outfit = outfit(options, linker, self._hear, config.iptables_backend, config.ipvs_drain)
         self._awaited = False  # manifests were followed before the first sync
         self._syncer = Syncer(
             mode=self._outfit.mode,
@@ -156,6 +157,7 @@ class _Daemon:
                     await self._read_manifests(group)
                 await self._sync_first(group)
                 group.create_task(self._take_over())
+                group.create_task(self._tend())
                 if self._config.cluster is None and not self._awaited:
                     self._follow_manifests(group)
                 group.create_task(self._follow_addresses())
@@ -188,6 +190,7 @@ class _Daemon:
             self._synced.set()
             self._tell_node()
         if isinstance(record, records.Synced | records.Repaired):
+            self._written.set()
             self._readiness.wake()
 
     def _changed(self) -> None:
@@ -303,6 +306,14 @@ class _Daemon:
         else:
             if removed:
                 self._hear(records.TookOver(tuple(removed)))
+
+    async def _tend(self) -> None:
+        """What takes its time in the planes: connections that end, say."""
+        while True:
+            again = self._outfit.plane.tend(clock.monotonic())
+            # What is going on was begun by a sync, so the next one is reason to look.
+            await _within(again - clock.monotonic(), self._written)
+            self._written.clear()
 
     async def _follow_addresses(self) -> None:
         while True:

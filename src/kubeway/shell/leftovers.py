@@ -1,9 +1,10 @@
 """
 What is left in the kernel of a proxy that ran before, in another mode: its rules go on working beside ours.
 
-There are four places ("holders"): our nftables tables and kube-proxy's, and the chains of a service proxy in
-either of the kernel's two iptables. kube-proxy's own chains and ours bear the same names there; in ours
-there is always one that kube-proxy does not know (`KUBE-BY-SERVICE`).
+There are five places ("holders"): our nftables tables and kube-proxy's, the chains of a service proxy in
+either of the kernel's two iptables, and virtual servers with the sets and the link that go with them.
+kube-proxy's own chains and ours bear the same names there; in ours there is always one that kube-proxy does
+not know (`KUBE-BY-EXTERNAL`), and among our sets, too (`KUBEWAY-DROPPED`).
 
 Take them away once the new rules are in force, and there is no moment without rules. In a kernel that has no
 nf_tables only the last of the four can be.
@@ -13,10 +14,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
 from typing import Final
 
 from kubeway.errors import KubewayError, Refused
-from kubeway.modes.chains.dispatch import WAYS_IN
+from kubeway.modes.chains.dispatch import EXTERNAL_WAYS_IN
+from kubeway.planes.ipset.objects import set_key
 from kubeway.planes.xtables.objects import FAMILIES
 from kubeway.planes.xtables.ours import is_ours
 from kubeway.shell.netlink import NetlinkSocket, refused
@@ -27,7 +31,9 @@ from kubeway.wire.nfnetlink import Batch
 
 KUBE_PROXY: Final = "kube-proxy"
 
-_OURS: Final = (WAYS_IN.table, WAYS_IN.root)
+_OURS: Final = (EXTERNAL_WAYS_IN.table, EXTERNAL_WAYS_IN.root)
+_IP_SET: Final = Path("/sys/module/ip_set")
+_IP_VS: Final = Path("/proc/net/ip_vs")
 
 
 def remove(keep: frozenset[str] = frozenset(), *, everybodys: bool) -> list[str]:
@@ -114,11 +120,36 @@ def _in_legacy(everybodys: bool) -> bool:
     return False
 
 
+def _ipvs(everybodys: bool) -> Iterator[str]:
+    """Servers first: what tells ours from others' is the link and the sets."""
+    from kubeway.modes.ipvs import sets
+    from kubeway.shell import ipvs_plane
+    from kubeway.shell.addresses import local_addresses
+    from kubeway.shell.ipset_plane import IpsetPlane
+    from kubeway.shell.ipvs_ours import ServersOfOurs
+    from kubeway.shell.link_plane import LinkPlane
+
+    with closing(LinkPlane()) as links:
+        # Asked for, the kernel would load what is not there; and then there is nothing to remove.
+        if not _IP_SET.exists():
+            yield from links.remove() if everybodys else ()
+            return
+        with closing(IpsetPlane()) as held:
+            if not everybodys and set_key(sets.DROPPED) not in held.read_now():
+                return
+            if _IP_VS.exists():
+                yield from ipvs_plane.remove(ServersOfOurs(held, links, local_addresses)())
+            yield from links.remove()
+            yield from (f"set {name}" for name in held.remove())
+
+
 _HOLDERS: Final[Mapping[str, Callable[[bool], Iterator[str]]]] = {
     "nft": _nft,
     "kube-proxy": _kube_proxys,
     "nf_tables": _nf_tables,
     "legacy": _legacy,
+    # Sets are in use as long as rules ask them.
+    "ipvs": _ipvs,
 }
 _IN_NF_TABLES: Final = frozenset({"nft", "kube-proxy", "nf_tables"})
 

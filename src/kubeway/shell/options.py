@@ -19,12 +19,13 @@ from typing import Any, Final, Literal, NamedTuple, cast
 from msgspec import Struct, field
 
 from kubeway.errors import BadInput
-from kubeway.model import config_check, config_gates
+from kubeway.model import config_check, config_gates, configuration
 from kubeway.model.config_flags import FOR_PROXY, Flag
 from kubeway.model.config_words import parse_duration, quote, split_host_port
 from kubeway.model.configuration import AUTO, Configuration
 from kubeway.model.conntrack import ConntrackSettings
-from kubeway.model.node import DetectLocalMode, Options
+from kubeway.model.node import DetectLocalMode, Ipvs, Options
+from kubeway.model.schedulers import DEFAULT, SCHEDULERS
 from kubeway.records import ConfigNoted
 from kubeway.shell.asked import Asked, node_name
 from kubeway.shell.configfile import ConfigFile
@@ -32,7 +33,7 @@ from kubeway.values import Ip, parse_ip, parse_prefix, show_addr
 
 LoggingFormat = Literal["text", "json"]
 
-MODES: Final = ("nftables", "iptables")
+MODES: Final = ("nftables", "iptables", "ipvs")
 """The modes this version has."""
 
 _UNTOUCHED: Final = ConntrackSettings(
@@ -75,6 +76,7 @@ class Config(Struct, frozen=True, kw_only=True):
     drift_repair: bool = True
     trace_file: str = ""  # a timeline of syncs; "": none
     iptables_backend: str = AUTO
+    ipvs_drain: float = 900.0  # seconds
     logging_format: LoggingFormat = "text"
     verbosity: int = 0
     reported_version: str = ""  # --version=vX.Y.Z: what to say to those who ask
@@ -110,6 +112,7 @@ def config(asked: Asked, environ: Mapping[str, str] = os.environ) -> Config:
         drift_repair=wanted.kubeway.drift_repair,
         trace_file=wanted.kubeway.trace_file,
         iptables_backend=wanted.kubeway.iptables_backend,
+        ipvs_drain=wanted.kubeway.ipvs_drain.seconds,
         logging_format=cast(LoggingFormat, wanted.logging.format),
         verbosity=wanted.logging.verbosity,
         reported_version=version if version.startswith("v") else "",
@@ -141,6 +144,21 @@ def model_options(wanted: Configuration, hostname: str = "") -> Options:
         localhost_node_ports=wanted.iptables.localhost_node_ports,
         drop_invalid=not wanted.conntrack.tcp_be_liberal,
         external_ips=config_gates.enabled(wanted.feature_gates, "AllowServiceExternalIPs"),
+        ipvs=_ipvs(wanted.ipvs) if wanted.mode == "ipvs" else Ipvs(),
+    )
+
+
+def _ipvs(wanted: configuration.Ipvs) -> Ipvs:
+    scheduler = wanted.scheduler or DEFAULT
+    if scheduler not in SCHEDULERS:
+        raise BadInput(f"ipvs.scheduler: {quote(scheduler)} is none of {', '.join(SCHEDULERS)}")
+    return Ipvs(
+        scheduler=scheduler,
+        strict_arp=wanted.strict_arp,
+        tcp_timeout=int(wanted.tcp_timeout.seconds),
+        tcp_fin_timeout=int(wanted.tcp_fin_timeout.seconds),
+        udp_timeout=int(wanted.udp_timeout.seconds),
+        exclude=tuple(map(parse_prefix, wanted.exclude_cidrs or ())),
     )
 
 

@@ -21,6 +21,9 @@ from kubeway.model.sizes import Sizes
 from kubeway.model.store import Snapshot
 from kubeway.model.view import node_facts, node_view
 from kubeway.planes import nfacct, sysctl
+from kubeway.planes.ipset import objects as ipset
+from kubeway.planes.ipset.ours import is_ipv6
+from kubeway.planes.ipvs import objects as ipvs
 from kubeway.planes.link import objects as link
 from kubeway.planes.nft import fields
 from kubeway.planes.nft.objects import Element, Family, Set, set_key
@@ -108,15 +111,24 @@ def _is_of(key: Key, family: Family) -> bool:
             return link.family_name(key) in (None, family)
         case nfacct.PLANE:
             return True  # rules of both families count in it
+        case ipset.PLANE:
+            return is_ipv6(key.name[0]) == (family == "ip6")
+        case ipvs.PLANE:
+            # Timeouts are of both.
+            return key == ipvs.TIMEOUTS or (len(key.name[0]) == 16) == (family == "ip6")
         case _:
             return bool(key.name[0] == family)
 
 
 def _name(key: Key, objects: Mapping[Key, Object]) -> list[str]:
     if key.kind != "element":
-        return [show_ip(part) if isinstance(part, bytes) else str(part) for part in key.name]
+        return [_part(part) for part in key.name]
     family, name, raw = key.name
     return [str(family), str(name), fields.show(_set(key, objects).key, raw)]
+
+
+def _part(part: object) -> str:
+    return show_ip(part) if isinstance(part, bytes) else str(part)
 
 
 def _object(key: Key, objects: Mapping[Key, Object]) -> Any:

@@ -20,24 +20,6 @@ from kubeway.values import UDP, Ip
 PLANE: Final = "ipvs"
 KINDS: Final = ("timeouts", "server", "destination")
 
-SCHEDULERS: Final = {
-    "rr": "each destination in its turn",
-    "wrr": "each in its turn, those of more weight more often",
-    "lc": "who has the fewest connections",
-    "wlc": "who has the fewest connections for its weight",
-    "lblc": "one destination for each virtual address, until it is overloaded",
-    "lblcr": "a few destinations for each virtual address, as many as its load needs",
-    "sh": "by the client's address (and port): the same client, the same destination",
-    "dh": "by the virtual address: one destination for all its clients",
-    "sed": "who would have the fewest connections for its weight, the new one counted",
-    "nq": "who has no connection; if there is nobody, as sed",
-    "fo": "all to the destination of the most weight",
-    "ovf": "all to the destination of the most weight, until it has as many connections as weight",
-    "mh": "by the client's address (and port), such that few clients move when destinations change",
-    "twos": "of two by chance, the one with fewer connections for its weight",
-}
-"""Every scheduler of the kernel, and whom it sends a new connection to."""
-
 FALLING_BACK: Final = frozenset({"sh", "mh"})
 """Schedulers that send a client whose destination has weight 0 to another one only if told to, which they
 always are here: while a destination drains, its clients would otherwise be refused."""
