@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from msgspec.structs import replace  # noqa: E402 (the path is set above, as thi
 from bench.pipeline import OPTIONS, facts_of, load  # noqa: E402
 from bench.run import World, report  # noqa: E402
 from bench.tables import replaced  # noqa: E402
+from kubeway.lab.kernel import CLONE_NEWNET, unshare  # noqa: E402
 from kubeway.model.settle import Settler  # noqa: E402
 from kubeway.modes.ipvs import IPVS  # noqa: E402
 from kubeway.planes.ipset.text import show as show_sets  # noqa: E402
@@ -42,6 +44,7 @@ from kubeway.planes.ipvs.text import show as show_servers  # noqa: E402
 from kubeway.program.link import Linker  # noqa: E402
 from kubeway.program.plan import diff, steps  # noqa: E402
 from kubeway.program.program import Change  # noqa: E402
+from kubeway.shell import ipset_plane, ipvs_plane, link_plane  # noqa: E402
 from kubeway.shell.compiler import Compiler  # noqa: E402
 from kubeway.shell.ipset_plane import IpsetPlane  # noqa: E402
 from kubeway.shell.ipvs_plane import IpvsPlane  # noqa: E402
@@ -67,15 +70,17 @@ class Clock:
 
 
 def node() -> None:
-    """A network namespace of its own, with the node's address in it: destinations have to be reachable."""
-    os.unshare(os.CLONE_NEWNET)  # type: ignore[attr-defined]
-    lines = f"link set lo up\naddr add {_HERE}/32 dev lo\nroute add default via {_HERE} dev lo onlink\n"
+    """A network namespace of its own, with the node's address in it."""
+    unshare(CLONE_NEWNET)
+    lines = f"link set lo up\naddr add {_HERE}/32 dev lo\n"
     subprocess.run(["ip", "-batch", "-"], input=lines, text=True, check=True)
 
 
 def ours(path: Path) -> dict[str, Any]:
     """A cold start, a re-sync, and changes of one endpoint."""
     node()
+    # As the daemon does at its start; it has the kernel load its modules.
+    assert not any(probe() for probe in (ipset_plane.probe, ipvs_plane.probe, link_plane.probe))
     gc.disable()
     store, clock = load(path), Clock()
     linker = Linker()
@@ -135,7 +140,8 @@ def inside(services: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="kubeway-bench-") as folder:
         world = World(Path(folder), services, 5)
         mine = apart(lambda: ours(world.path), Path(folder))
-        theirs = apart(lambda: tools(mine.pop("texts")), Path(folder))
+        texts = mine.pop("texts")
+        theirs = apart(lambda: tools(texts), Path(folder))
     return {"ours": mine, "tools": theirs}
 
 
@@ -148,6 +154,8 @@ def apart(work: Callable[[], dict[str, Any]], folder: Path) -> dict[str, Any]:
         try:
             told.write_text(json.dumps(work()))
             code = 0
+        except Exception:  # the child has nobody else to tell
+            traceback.print_exc()
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
