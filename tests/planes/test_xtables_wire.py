@@ -266,6 +266,15 @@ def test_what_is_no_target_of_ours_is_foreign(data: bytes) -> None:
     assert expressions("ip", read) == wire.COUNTER + data
 
 
+@pytest.mark.parametrize(("invert", "ends"), [(False, "0001"), (True, "0101")])
+def test_what_ipvs_sent_on_is_asked_for_as_iptables_does(invert: bool, ends: str) -> None:
+    """Recorded from an entry of iptables-legacy, as iptables-nft writes it only where there is ip_vs."""
+    asked = rule(o.Balanced(invert))
+    data = expressions("ip", asked)
+    assert bytes(38).hex() + ends in data.hex()
+    assert RuleLift("ip").rule(data) == asked
+
+
 def test_a_set_is_known_by_the_number_it_has_now() -> None:
     one = rule(o.InSet("B", ("dst",)))
     written = bytes(fields(RuleLower("ip", Numbered("A", "B")).body(one))[4])

@@ -58,6 +58,7 @@ from kubeway.values import show_ip
 _PATIENCE: Final = 1.0
 _LOOK_AT_ADDRESSES: Final = 5.0
 _LOOK_AT_MANIFESTS: Final = 0.1
+_LOOK_AFTER: Final = 30.0
 _MS: Final = 1_000_000
 _STAGES: Final = {"alpha": "ALPHA", "beta": "BETA", "ga": ""}
 _UNHEALTHY_AFTER: Final = 2  # sync periods, as kube-proxy
@@ -310,9 +311,10 @@ class _Daemon:
     async def _tend(self) -> None:
         """What takes its time in the planes: connections that end, say."""
         while True:
-            again = self._outfit.plane.tend(clock.monotonic())
-            # What is going on was begun by a sync, so the next one is reason to look.
-            await _within(again - clock.monotonic(), self._written)
+            now = clock.monotonic()
+            again = self._outfit.plane.tend(now)
+            # What is going on was begun by a sync mostly, so the next one is reason to look.
+            await _within(min(again - now, _LOOK_AFTER), self._written)
             self._written.clear()
 
     async def _follow_addresses(self) -> None:
