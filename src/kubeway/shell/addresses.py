@@ -14,6 +14,7 @@ from kubeway.values import Ip
 from kubeway.wire.rtnetlink import (
     NETLINK_ROUTE,
     addresses_request,
+    is_on,
     link_request,
     read_address,
     read_link,
@@ -39,8 +40,9 @@ def local_addresses() -> frozenset[Ip]:
 
 def _read(route: NetlinkSocket) -> frozenset[Ip]:
     services = _index_of_services(route)
-    found = (read_address(m) for m in route.stream(addresses_request()))
-    return frozenset(address.ip for address in found if address is not None and address.link != services)
+    # There may be ten thousand, and this is asked every few seconds.
+    found = (read_address(m) for m in route.stream(addresses_request()) if not is_on(m, services))
+    return frozenset(address.ip for address in found if address is not None)
 
 
 def _index_of_services(route: NetlinkSocket) -> int:
