@@ -313,6 +313,19 @@ def test_a_failure_does_not_wait_for_the_budget() -> None:
     assert desk.next() == Read()
 
 
+def test_who_asks_for_a_look_gets_it_at_once() -> None:
+    desk = level({A: 1}, cost=5.0, poll=inf)
+    desk.keeper.look()
+    assert desk.next() == Read()
+    desk.read({A: 1})
+    assert isinstance(desk.next(), Nothing)
+    desk.keeper.look()
+    desk.want(put(A, 1, 2))
+    assert desk.next() == write(put(A, 1, 2))
+    desk.keeper.write_done()
+    assert desk.next() == Read()
+
+
 def test_where_commits_are_not_counted_it_looks_from_time_to_time() -> None:
     desk = level({A: 1}, poll=inf, verify=60.0)
     assert desk.next() == Nothing(60.0)

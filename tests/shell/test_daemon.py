@@ -203,6 +203,17 @@ def test_rules_that_others_take_away_come_back(place: Place) -> None:
     assert place.endpoints() == {"10.244.1.11"}
 
 
+def test_who_asks_for_a_look_at_the_kernel_is_told_of_it(place: Place) -> None:
+    place.write("cart.yaml", SERVICE + slices("10.244.1.11"))
+    daemon = place.daemon()
+    daemon.until("Synced")
+    daemon.process.send_signal(signal.SIGUSR1)
+    asked = daemon.until("Synced", 2)
+    assert asked["changes"] == 0
+    assert float(str(asked["read_ms"])) > 0
+    assert daemon.end()[0] == 0
+
+
 def test_health_check_ports_follow_the_endpoints(place: Place) -> None:
     place.write("cart.yaml", BALANCED + slices("10.244.1.11", "10.244.1.12"))
     daemon = place.daemon()

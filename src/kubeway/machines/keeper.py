@@ -217,6 +217,10 @@ class Keeper:
         """There is reason to look at the planes again."""
         self._doubted = True
 
+    def look(self) -> None:
+        """Somebody asks for a look at the planes: the next thing to do, whatever it costs."""
+        self._doubted, self._read_after = True, -inf
+
     def _retrying(self) -> None:
         if self.cause == "change":
             self.cause = "retry"

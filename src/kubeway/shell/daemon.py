@@ -67,6 +67,8 @@ _UNHEALTHY_AFTER: Final = 2  # sync periods, as kube-proxy
 async def run(config: Config) -> int:
     """Until SIGTERM or SIGINT: 0; until the configuration file is another one: 1.
 
+    SIGUSR1 has it look at the kernel, and repair what is not as wanted there.
+
     BadInput or Unsupported if it cannot even begin.
     """
     # Nothing of the first load is garbage; looking for some would take longer than the load.
@@ -226,6 +228,7 @@ class _Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, tell, number.name)
+        loop.add_signal_handler(signal.SIGUSR1, self._syncer.look)
         raise _Ended(await told, 0)
 
     async def _until_reconfigured(self, file: ConfigFile) -> None:

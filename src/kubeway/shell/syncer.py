@@ -157,6 +157,11 @@ class Syncer:
         self._pacer.noted()
         self._news.set()
 
+    def look(self) -> None:
+        """Read the plane now, and repair what is not as wanted."""
+        self._leveller.keeper.look()
+        self.note()
+
     def set_facts(self, facts: NodeFacts) -> None:
         """This is known of the node now; a Node object in the store adds what it says."""
         self._told_facts = facts
