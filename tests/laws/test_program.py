@@ -6,12 +6,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kubeway.program.link import Linker
 from kubeway.program.plan import apply, diff, steps
+from kubeway.program.plane import Mode
 from kubeway.program.program import Key
+from tests import fragments
 from tests.programs import BASE, ORDER, Updates, base, linked, programs, updates
 
 
@@ -81,3 +84,40 @@ def test_filling_an_empty_linker_is_updating_it(update: Updates) -> None:
     filled.update(dict.fromkeys(fragments))
     assert dict(filled.objects) == {}
     assert not filled._counts
+
+
+# --- the same of what the modes make ------------------------------------------------------
+
+by_mode = pytest.mark.parametrize("mode", fragments.MODES, ids=lambda mode: mode.name)
+
+
+@by_mode
+@given(data=st.data())
+def test_linking_what_a_mode_makes_has_no_memory(mode: Mode, data: st.DataObject) -> None:
+    history = data.draw(fragments.histories(mode))
+    linker = Linker()
+    for update in history:
+        before = dict(linker.objects)
+        changes = linker.update(update)
+        assert sorted(c.key for c in changes) == sorted(c.key for c in diff(before, linker.objects))
+        assert apply(changes, before) == linker.objects
+    last: fragments.Updates = {}
+    for update in history:
+        last |= update
+    assert dict(linker.objects) == dict(fragments.linked(last).objects)
+    filled = Linker()
+    filled.fill({name: one for name, one in last.items() if one is not None})
+    assert dict(linker.objects) == dict(filled.objects)
+    linker.update(dict.fromkeys(last))
+    assert dict(linker.objects) == {}
+    assert all(not kept for kept in (linker._counts, linker._contested, linker._fragments))
+
+
+@by_mode
+@given(data=st.data())
+def test_steps_of_what_a_mode_makes_hold_every_change_once(mode: Mode, data: st.DataObject) -> None:
+    a, b = (dict(fragments.linked(*data.draw(fragments.histories(mode, 2))).objects) for _ in range(2))
+    changes = list(diff(a, b))
+    done = [change for step in steps(changes, mode.planes) for change in step.changes]
+    assert sorted(c.key for c in done) == sorted(c.key for c in changes)
+    assert apply(done, a) == b

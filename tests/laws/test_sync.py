@@ -2,27 +2,33 @@
 Laws of writing: whatever goes wrong on the way, the plane ends as wanted, and what
 others do to it is repaired.
 
-The plane is one in memory that keeps nftables' laws; time is told by the test.
+The planes are in memory and keep the laws of those that they stand for; time is told by the test.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from random import Random
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kubeway import records
 from kubeway.machines.aside import Aside
+from kubeway.machines.keeper import Law
 from kubeway.planes.memory import TROUBLES, MemoryPlane, Trouble
 from kubeway.planes.nft import laws
 from kubeway.planes.nft.objects import Chain, Drop, Element, Rule, Rules, Set
-from kubeway.program.link import Linker
-from kubeway.program.program import Change, Key
+from kubeway.program.link import Linker, Name
+from kubeway.program.plane import Mode, Plane
+from kubeway.program.program import Change, Fragment, Key
+from kubeway.shell.dialects import lawful
 from kubeway.shell.leveller import Leveller
+from tests import fragments
+from tests.memories import Memories
 from tests.programs import BASE, ORDER, Updates, linked, programs, updates
 
 
@@ -32,19 +38,24 @@ class OnlyPlanes:
     planes = ORDER
 
 
-class Node:
+P = TypeVar("P", bound=Plane)
+
+
+class Node(Generic[P]):
     """A leveller over a plane in memory; the clock moves a millisecond each time it is read."""
 
-    def __init__(self, linker: Linker, plane: MemoryPlane) -> None:
+    def __init__(
+        self, linker: Linker, plane: P, mode: Any = OnlyPlanes, law: Law = laws.lawful, base: Name = BASE
+    ) -> None:
         self.linker, self.plane = linker, plane
         self.now = 0.0
         self.records: list[records.Record] = []
         self.leveller = Leveller(
-            OnlyPlanes(),  # type: ignore[arg-type]
+            mode,
             plane,
             linker,
-            law=laws.lawful,
-            base=BASE,
+            law=law,
+            base=base,
             withdraw=lambda names: linker.update(dict.fromkeys(names)),
             aside=Aside[Hashable](),
             record=self.records.append,
@@ -55,7 +66,7 @@ class Node:
         self.now += 0.001
         return self.now
 
-    def update(self, update: Updates) -> None:
+    def update(self, update: Mapping[Any, Fragment | None]) -> None:
         self.leveller.keeper.desired(self.linker.update(update))
 
     async def sync(self) -> None:
@@ -195,3 +206,70 @@ def test_commits_of_others_to_other_tables_are_no_drift_and_cost_few_reads() -> 
     # A read here takes three thousandths of a second; it is the poll that sets the pace, once a second.
     assert 0 < node.plane.reads <= 110
     assert node.records == []
+
+
+# --- the same of what the modes make, on all their planes -----------------------------------
+
+by_mode = pytest.mark.parametrize("mode", fragments.MODES, ids=lambda mode: mode.name)
+
+
+@by_mode
+@given(data=st.data(), seed=st.integers())
+def test_planes_that_fail_by_chance_are_mastered(mode: Mode, data: st.DataObject, seed: int) -> None:
+    """One call in ten goes wrong, on whichever plane: so a plan is often done in part."""
+    first, *history = data.draw(fragments.histories(mode))
+    there = fragments.linked(*data.draw(fragments.histories(mode, 1))).objects
+    planes = Memories(mode, there, rng=Random(seed), share=0.1)
+    node = Node(fragments.linked(first), planes, mode, lawful, fragments.BASE)
+
+    async def live() -> None:
+        for update in history:
+            await node.sync()
+            node.update(update)
+        for _ in range(5):
+            await node.sync()
+        planes.fail(0.0)
+        await node.settle()
+
+    asyncio.run(live())
+    assert planes.objects == fragments.linked(first, *history).objects
+    assert not any(isinstance(record, records.SetAside) for record in node.records)
+
+
+@by_mode
+@given(data=st.data())
+def test_a_restart_of_a_mode_writes_nothing(mode: Mode, data: st.DataObject) -> None:
+    history = data.draw(fragments.histories(mode, 2))
+    node = Node(fragments.linked(*history), Memories(mode), mode, lawful, fragments.BASE)
+    asyncio.run(node.settle())
+    writes = node.plane.writes
+    again = Node(fragments.linked(*history), node.plane, mode, lawful, fragments.BASE)
+    asyncio.run(again.settle())
+    assert node.plane.writes == writes
+    assert node.plane.objects == node.linker.objects
+
+
+ENDS = ("element", "branch", "entry", "state", "destination", "address")
+
+
+@by_mode
+@given(data=st.data(), seed=st.integers(0, 1000))
+def test_what_others_take_from_a_mode_is_put_back(mode: Mode, data: st.DataObject, seed: int) -> None:
+    node = Node(
+        fragments.linked(*data.draw(fragments.histories(mode, 2))),
+        Memories(mode),
+        mode,
+        lawful,
+        fragments.BASE,
+    )
+    asyncio.run(node.settle())
+    for plane in node.plane.each.values():
+        ends = sorted(
+            key
+            for key in plane.objects
+            if key.kind in ("element", "entry", "state", "destination", "address")
+        )
+        taken = Random(seed).sample(ends, min(3, len(ends)))
+        plane.edit([Change("del", key, None, None) for key in taken])
+    asyncio.run(node.settle())
+    assert node.plane.objects == node.linker.objects

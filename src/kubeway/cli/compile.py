@@ -52,7 +52,7 @@ def compile(  # noqa: A001 (the command's name)
         # An object a line, so that line-wise tools can search and compare them.
         print("[\n" + ",\n".join(msgspec.json.encode(row).decode() for row in rows(linker, chosen)) + "\n]")
     else:
-        shown = (_SHOW[plane](linker.objects, chosen) for plane in mode.planes)
+        shown = (_SHOW[plane](linker.objects, chosen) for plane in dict(mode.planes))
         print("\n".join(filter(None, shown)).rstrip("\n"))
 
 

@@ -37,7 +37,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from kubeway.program.plan import diff, steps
+from kubeway.program.plan import Order, diff, steps
 from kubeway.program.program import Change, Key, Object, Step
 
 READ_SHARE: Final = 20.0
@@ -83,7 +83,7 @@ class Keeper:
     def __init__(
         self,
         wanted: Mapping[Key, Object],
-        order: Mapping[str, Sequence[str]],
+        order: Order,
         *,
         law: Law = lambda changes, _: list(changes),
         poll: float = 1.0,

@@ -18,6 +18,9 @@ from itertools import groupby
 
 from kubeway.program.program import Change, Key, Object, Step
 
+Order = Mapping[str, Sequence[str]] | Sequence[tuple[str, Sequence[str]]]
+"""Planes, bottom first, each with its kinds, ground first; pairs where a plane is built in several goes."""
+
 
 def diff(actual: Mapping[Key, Object], desired: Mapping[Key, Object]) -> Iterator[Change]:
     """The changes that make `actual` equal to `desired`, in no order."""
@@ -48,14 +51,15 @@ def apply(changes: Iterable[Change], objects: Mapping[Key, Object]) -> dict[Key,
     return after
 
 
-def steps(changes: Iterable[Change], order: Mapping[str, Sequence[str]]) -> list[Step]:
+def steps(changes: Iterable[Change], order: Order) -> list[Step]:
     """Make before break: every plane builds, bottom plane first; then every plane
     clears away, top plane first.
 
-    `order` maps each plane to its kinds, ground first; the planes themselves are
-    in the same sense, so that the plane which points comes after the one pointed at.
+    A plane which points comes after the one pointed at; where some kinds of a plane are
+    pointed at and others point, it comes twice.
     """
-    places = [(plane, kind) for plane, kinds in order.items() for kind in kinds]
+    pairs = order.items() if isinstance(order, Mapping) else order
+    places = [(plane, kind) for plane, kinds in pairs for kind in kinds]
     build: dict[tuple[str, str], list[Change]] = {place: [] for place in places}
     clear: dict[tuple[str, str], list[Change]] = {place: [] for place in reversed(places)}
     for change in changes:

@@ -10,6 +10,7 @@ from typing import Protocol
 from kubeway.model.forward import Forward
 from kubeway.model.node import NodeView
 from kubeway.model.packet import Fates, Packet
+from kubeway.program.plan import Order
 from kubeway.program.program import Change, Fragment, Key, Object
 
 
@@ -21,8 +22,8 @@ class Mode(Protocol):
         """As in `--proxy-mode`."""
 
     @property
-    def planes(self) -> Mapping[str, Sequence[str]]:
-        """The planes it uses, bottom first, each with its kinds, ground first."""
+    def planes(self) -> Order:
+        """The planes it uses, in the order in which they are built."""
 
     @property
     def large(self) -> int | None:

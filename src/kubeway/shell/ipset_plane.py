@@ -227,7 +227,7 @@ class IpsetPlane:
         inside = {
             key: None
             for key in (*self.program, *(other.key for other in others if other.verb != "del"))
-            if key.kind == "entry" and key.plane == PLANE and key.name[0] == name
+            if key.plane == PLANE and key.kind != "set" and key.name[0] == name
         }
         self._ask(change, wire.destroy(_BESIDE), but=_GONE)
         self._ask(change, create(_BESIDE, wanted, len(inside)))

@@ -43,6 +43,7 @@ from kubeway.planes.ipvs.objects import TIMEOUTS, Timeouts
 from kubeway.planes.link.objects import LINK, Dummy
 from kubeway.planes.xtables.objects import (
     Accept,
+    AddrType,
     Balanced,
     Comment,
     Drop,
@@ -84,7 +85,8 @@ _JUMPS: Final[dict[tuple[TableName, str], tuple[tuple[str, bool, str], ...]]] = 
         (FILTER, True, _ACCESS),
         (NODE_PORT, False, "kubernetes health check rules"),
     ),
-    ("filter", "FORWARD"): ((FORWARD, False, "kubernetes forwarding rules"), (OUT_FILTER, True, _ACCESS)),
+    # What bears the mark is let through, so an address that nobody has (any more) is asked for first.
+    ("filter", "FORWARD"): ((OUT_FILTER, True, _ACCESS), (FORWARD, False, "kubernetes forwarding rules")),
     ("filter", "OUTPUT"): ((OUT_FILTER, True, _ACCESS),),
     ("nat", "PREROUTING"): ((SERVICES, False, PORTALS),),
     ("nat", "OUTPUT"): ((SERVICES, False, PORTALS),),
@@ -227,10 +229,6 @@ def _filter(asked: _Asked, view: FamilyView, node: NodeView) -> dict[tuple[Table
         Rule((), _DROP),
     ]
     dropped, here = asked.way(sets.DROPPED), asked.address(sets.ADDRESSES)
-    ways = [
-        asked.way(one)
-        for one in (sets.LOAD_BALANCER, sets.CLUSTER_IP, sets.EXTERNAL_IP, sets.EXTERNAL_IP_LOCAL)
-    ]
     health = asked.port(sets.HEALTH_CHECK)
     closed = Rule((here,), Reject())
     # The health-check ports of this node answer there, too: a load balancer may ask by its own address.
@@ -248,7 +246,7 @@ def _filter(asked: _Asked, view: FamilyView, node: NodeView) -> dict[tuple[Table
             _JUDGED,
             _DONE,
             Rule((dropped,), _DROP),
-            *[Rule((way,), _RETURN) for way in ways],
+            Rule((asked.way(sets.OPEN),), _RETURN),
             asked_by_balancers,
             closed,
         ],
@@ -256,7 +254,8 @@ def _filter(asked: _Asked, view: FamilyView, node: NodeView) -> dict[tuple[Table
             _DONE,
             Rule((Balanced(),), _RETURN),
             asked_by_balancers,
-            closed,
+            # Until an address is bound it is somebody else's, be it that it is in the set already.
+            Rule((here, AddrType("dst")), Reject()),
             *unallocated(view),
         ],
         ("filter", NODE_PORT): [

@@ -39,14 +39,16 @@ class IpvsMode:
     name: Final = "ipvs"
     large: Final = 1000  # as iptables mode
     # What points comes after what is pointed at: rules ask sets, packets reach an address when all stands
-    # behind it.
-    planes: Final[Mapping[str, tuple[str, ...]]] = {
-        sysctl.PLANE: sysctl.KINDS,
-        ipset.PLANE: ipset.KINDS,
-        xtables.PLANE: xtables.KINDS,
-        ipvs.PLANE: ipvs.KINDS,
-        link.PLANE: link.KINDS,
-    }
+    # behind it. A port of such an address is open only while there is a server, or packets came in to this
+    # node itself; and who is sent on by rules is not dropped as long as he is.
+    planes: Final = (
+        (sysctl.PLANE, sysctl.KINDS),
+        (ipset.PLANE, ipset.KINDS[:-1]),
+        (xtables.PLANE, xtables.KINDS),
+        (ipvs.PLANE, ipvs.KINDS),
+        (ipset.PLANE, ipset.KINDS[-1:]),
+        (link.PLANE, link.KINDS),
+    )
 
     def __init__(self) -> None:
         self._view: NodeView | None = None
@@ -84,6 +86,7 @@ class IpvsMode:
                     sets.put(objects, family, sets.DROPPED, ip, forward.proto, frontend.port)
             if frontend.ip is not None and frontend.ip not in its.addresses:
                 _bind(objects, frontend.ip, its)
+                sets.put(objects, family, sets.OPEN, frontend.ip, forward.proto, frontend.port)
             if external and forward.external_local and forward.cluster:
                 self._unbound(objects, forward, frontend, view)
         for endpoint in {one for each in (forward.cluster, forward.local) for one in each if one.local}:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from kubeway.planes.ipset import ours
 from kubeway.planes.ipset.objects import (
     BITMAP_PORT,
     ENTRY,
@@ -48,8 +49,8 @@ NODE_PORT_LOCAL: Final[Mapping[Proto, str]] = {
 HEALTH_CHECK: Final = "KUBE-HEALTH-CHECK-NODE-PORT"
 ADDRESSES: Final = "KUBE-IPVS-IPS"
 """What is bound to the link: Services' addresses that this node would not have otherwise."""
-DROPPED: Final = "KUBEWAY-DROPPED"
-"""Ways in that nobody on this node serves, but somebody elsewhere does."""
+DROPPED: Final = ours.DROPPED
+OPEN: Final = ours.OPEN
 
 TYPES: Final[Mapping[str, str]] = {
     LOOP_BACK: HASH_IP_PORT_IP,
@@ -70,6 +71,7 @@ TYPES: Final[Mapping[str, str]] = {
     HEALTH_CHECK: BITMAP_PORT,
     ADDRESSES: HASH_IP,
     DROPPED: HASH_IP_PORT,
+    OPEN: HASH_IP_PORT,
 }
 
 

@@ -22,7 +22,7 @@ RIGID: Final = frozenset({"set"})
 
 def place(key: Key) -> Key | None:
     """The object this one lies in: without that it cannot be (ENOENT), and with it it goes."""
-    return set_key(key.name[0]) if key.kind == "entry" else None
+    return set_key(key.name[0]) if key.kind != "set" else None
 
 
 def references(key: Key, obj: Object) -> Iterator[Key]:

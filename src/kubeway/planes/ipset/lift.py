@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from kubeway.errors import Malformed
 from kubeway.planes.ipset.fields import FORMS, Form
-from kubeway.planes.ipset.objects import ENTRY, PLANE, Entry, Set, set_key
+from kubeway.planes.ipset.objects import ENTRY, PLANE, Entry, Set, kind_in, set_key
 from kubeway.program.program import Key, Object
 from kubeway.wire import ipset as wire
 from kubeway.wire.netlink import Message
@@ -41,13 +41,13 @@ def lift_set(header: wire.Header) -> Set:
 
 
 def _entries(objects: dict[Key, Object], name: str, form: Form, listed: memoryview) -> None:
-    fields = form.fields
+    fields, kind = form.fields, kind_in(name)
     usual = form.layout.read_usual(listed)
     if usual is not None:
         for values in usual:
-            objects[Key(PLANE, "entry", (name, *fields(values)))] = ENTRY
+            objects[Key(PLANE, kind, (name, *fields(values)))] = ENTRY
         return
     for element in wire.elements(listed):
         with suppress(Malformed):
             values, nomatch = form.layout.read(element)
-            objects[Key(PLANE, "entry", (name, *fields(values)))] = Entry(True) if nomatch else ENTRY
+            objects[Key(PLANE, kind, (name, *fields(values)))] = Entry(True) if nomatch else ENTRY

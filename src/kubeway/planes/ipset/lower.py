@@ -2,7 +2,8 @@
 From changes to the messages that make them: objects in, netlink bytes out.
 
 Messages carry thousands of entries of one set, so entries of several sets are told apart and go set by
-set; within a set they keep their order. Each parcel knows which changes are in its message.
+set; within a set they keep their order. Who is let in is entered before all others are barred. Each
+parcel knows which changes are in its message.
 
 `lift` is the opposite. This file knows no Service and opens no socket.
 """
@@ -25,6 +26,7 @@ from kubeway.planes.ipset.objects import (
     Entry,
     Set,
 )
+from kubeway.planes.ipset.ours import BARRING
 from kubeway.program.program import Change, Key
 from kubeway.wire import ipset as wire
 
@@ -69,17 +71,18 @@ def lower(changes: Sequence[Change]) -> list[Parcel]:
 
     ValueError for an entry that no set can hold, and for the change of a set: it has to be made anew.
     """
-    coming = Counter(c.key.name[0] for c in changes if c.key.kind == "entry" and c.verb == "add")
+    coming = Counter(c.key.name[0] for c in changes if c.key.kind != "set" and c.verb == "add")
     parcels: list[Parcel] = []
     for kind, run in groupby(changes, key=lambda change: change.key.kind):
         if kind == "set":
             parcels += [_set(change, coming) for change in run]
             continue
-        by_set: dict[str, list[Change]] = {}
-        for change in run:
-            by_set.setdefault(change.key.name[0], []).append(change)
-        for name, own in by_set.items():
-            parcels += _lists(name, own)
+        for going, some in groupby(run, key=lambda change: change.verb == "del"):
+            by_set: dict[str, list[Change]] = {}
+            for change in some:
+                by_set.setdefault(change.key.name[0], []).append(change)
+            for name in sorted(by_set, key=lambda name: (name in BARRING) is not going):
+                parcels += _lists(name, by_set[name])
     return parcels
 
 

@@ -1,8 +1,11 @@
 """
 What the ipset plane holds: sets, and their entries, each of which is an object.
 
-An entry is all in its key; there is nothing to it but that it is there. How many entries a set has room
-for is no part of the set: it is made with room for many, and made anew when they are more.
+An entry is all in its key; there is nothing to it but that it is there. Those that say what stands behind a
+way in are of a kind of their own (`state`), as they come when it stands, and go before it does.
+
+How many entries a set has room for is no part of the set: it is made with room for many, and made anew when
+they are more.
 
 Source: include/uapi/linux/netfilter/ipset/ip_set.h; net/netfilter/ipset/ip_set_hash_ipport.c and the like.
 """
@@ -13,10 +16,11 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from kubeway.planes.ipset.ours import STATES
 from kubeway.program.program import Key
 
 PLANE: Final = "ipset"
-KINDS: Final = ("set", "entry")
+KINDS: Final = ("set", "entry", "state")
 
 HASH_IP: Final = "hash:ip"
 HASH_IP_PORT: Final = "hash:ip,port"
@@ -68,4 +72,9 @@ def entry_key(name: str, *fields: Any) -> Key:
 
     In hash:ip no kernel takes the address that is all zeros, and 6.18 does not in hash:ip,port either.
     """
-    return Key(PLANE, "entry", (name, *fields))
+    return Key(PLANE, kind_in(name), (name, *fields))
+
+
+def kind_in(name: str) -> str:
+    """Of which kind the entries of the set `name` are."""
+    return "state" if name in STATES else "entry"

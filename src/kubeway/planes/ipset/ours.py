@@ -11,8 +11,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from kubeway.values import V6
+from kubeway.values import V4, V6
 from kubeway.wire.ipset import NAME_LENGTH
+
+DROPPED: Final = "KUBEWAY-DROPPED"
+"""Ways in that nobody on this node serves, but somebody elsewhere does."""
+OPEN: Final = "KUBEWAY-OPEN"
+"""Ways in at addresses of which all other ports are closed."""
 
 OWN: Final = "KUBEWAY-"
 """What the names of sets begin with that kube-proxy has not."""
@@ -54,6 +59,12 @@ def is_ipv6(name: str) -> bool:
     """Whether a set of ours is there for IPv6: of bitmaps only the name tells."""
     return name.startswith(("KUBE-6-", f"{OWN}6-"))
 
+
+STATES: Final = frozenset(name_for(name, family) for name in (DROPPED, OPEN) for family in (V4, V6))
+"""The names of those whose entries say what stands behind a way in."""
+
+BARRING: Final = frozenset(name_for("KUBE-LOAD-BALANCER-FW", family) for family in (V4, V6))
+"""The names of those whose entries bar whom no entry of another set lets in."""
 
 _NAMES: Final = frozenset(KUBE_PROXYS) | {name_for(name, V6) for name in KUBE_PROXYS}
 

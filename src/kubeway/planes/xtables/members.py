@@ -2,8 +2,8 @@
 Which packets are in the sets that rules ask for.
 
 Sets are another plane's, and are found in the program by their keys: `("set", (name,))` has a `type`, in the
-words of ipset, and `("entry", (name, *fields))` is there or not, or there as an exception (`nomatch`). Knows
-what the fields of a type are, and which packets have them.
+words of ipset, and `("entry", (name, *fields))`, or "state", is there or not, or there as an exception
+(`nomatch`). Knows what the fields of a type are, and which packets have them.
 
 Source: net/netfilter/ipset/ip_set_core.c (ip_set_test), ip_set_getport.c, ip_set_bitmap_port.c.
 """
@@ -18,6 +18,7 @@ from kubeway.program.program import Key
 from kubeway.values import TCP, UDP, Ip, Prefix, Proto, prefix_of
 
 _PLANE: Final = "ipset"
+_ENTRIES: Final = ("entry", "state")
 _TYPES: Final = frozenset({"hash:ip", "hash:ip,port", "hash:ip,port,ip", "hash:ip,port,net", "bitmap:port"})
 """Those kubeway uses."""
 
@@ -61,7 +62,7 @@ class Members:
                 known = [(*one, prefix) for one in known for prefix in self._prefixes(name, ip)]
             else:
                 known = [(*one, ip) for one in known]
-        keys = (Key(_PLANE, "entry", (name, *one)) for one in known)
+        keys = (Key(_PLANE, kind, (name, *one)) for one in known for kind in _ENTRIES)
         found = next((key for key in keys if key in self._objects), None)
         return found is not None and not getattr(self._objects[found], "nomatch", False)
 
