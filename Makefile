@@ -16,7 +16,7 @@ PYTEST ?= -n $(WORKERS) --dist loadfile
 # What runs in a guest; by default a shell.
 COMMAND ?=
 
-.PHONY: help venv system system-guest demo test guest check format bench bench-iptables lock clean
+.PHONY: help venv system system-guest demo test guest check format bench bench-iptables bench-ipvs lock clean
 
 help: ## say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 16
@@ -57,6 +57,9 @@ bench: venv system ## numbers: compile, plan, write
 
 bench-iptables: venv system ## numbers of iptables mode; up to ten minutes, as iptables-nft-restore is part of them
 	$(BIN)/python bench/iptables.py
+
+bench-ipvs: venv system-guest ## numbers of ipvs mode, in a User-mode Linux guest; some two minutes
+	$(BIN)/python bench/ipvs.py
 
 lock: venv ## resolve the lock files anew from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --generate-hashes --no-header --no-annotate \

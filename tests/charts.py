@@ -2,7 +2,7 @@
 As much of Helm as our chart uses: its templates, with values, to text.
 
     {{ .Values.a.b }}   {{ .Chart.AppVersion }}   {{ .Release.Namespace }}   {{ . }}
-    {{ … | default x }}   {{ toYaml … | nindent 8 }}   {{ eq … "text" }}
+    {{ … | default x }}   {{ toYaml … | nindent 8 }}   {{ eq … "text" }}   {{ ne … "text" }}
     {{ if … }}   {{ with … }}   {{ end }}   and `-` at either end, for the blanks there
 
 What else there is in Go's templates is an error here, so that the chart stays this simple.
@@ -107,6 +107,8 @@ def _call(words: list[str], piped: list[Any], dot: Any, root: Mapping[str, Any])
         return arguments[1] or arguments[0]
     if name == "eq" and len(arguments) == 2:
         return arguments[0] == arguments[1]
+    if name == "ne" and len(arguments) == 2:
+        return arguments[0] != arguments[1]
     if arguments:
         raise ValueError(f"{name}: not a function that is known here")
     return _operand(name, dot, root)

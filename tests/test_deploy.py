@@ -30,7 +30,7 @@ from kubeway.shell.apiserver import ApiSource
 from kubeway.shell.asked import Asked, settle
 from kubeway.shell.credentials import access
 from kubeway.shell.events import Events
-from kubeway.shell.options import Config, config
+from kubeway.shell.options import MODES, Config, config
 from tests import charts, kustomizations
 from tests.apiserver.server import ApiServer
 from tests.kustomizations import Doc
@@ -41,6 +41,7 @@ OVERLAYS = DEPLOY / "kustomize" / "overlays"
 CHART = DEPLOY / "helm" / "kubeway"
 UNIT = DEPLOY / "systemd" / "kubeway.service"
 FOR_LEGACY = DEPLOY / "systemd" / "iptables-legacy.conf"
+FOR_IPVS = DEPLOY / "systemd" / "ipvs.conf"
 CONFIG = "/var/lib/kube-proxy"
 SERVER = "https://10.0.0.1:6443"
 
@@ -101,14 +102,18 @@ each_of_a_mode = pytest.mark.parametrize(
 )
 each_mode = pytest.mark.parametrize("mode", OVERLAID)
 
+Needed = tuple[list[str], list[Doc], list[Doc]]
+
 # What a mode needs beyond the base: capabilities, mounts and volumes.
-NEEDED: dict[str, tuple[list[str], list[Doc], list[Doc]]] = {
+_FOR_LEGACY: Needed = (
+    ["NET_ADMIN", "NET_RAW"],
+    [{"name": "xtables-lock", "mountPath": "/run/xtables.lock"}],
+    [{"name": "xtables-lock", "hostPath": {"path": "/run/xtables.lock", "type": "FileOrCreate"}}],
+)
+NEEDED: dict[str, Needed] = {
     "nftables": (["NET_ADMIN"], [], []),
-    "iptables": (
-        ["NET_ADMIN", "NET_RAW"],
-        [{"name": "xtables-lock", "mountPath": "/run/xtables.lock"}],
-        [{"name": "xtables-lock", "hostPath": {"path": "/run/xtables.lock", "type": "FileOrCreate"}}],
-    ),
+    "iptables": _FOR_LEGACY,
+    "ipvs": _FOR_LEGACY,
 }
 
 
@@ -252,6 +257,7 @@ def test_notes_can_be_rendered() -> None:
         ("{{ .Values.a }}", "needs toYaml"),
         ("{{ upper .Values.a }}", "upper"),
         ("{{ if eq .Values.a }}{{ end }}", "eq"),
+        ("{{ if ne .Values.a }}{{ end }}", "ne"),
     ],
 )
 def test_a_template_of_another_kind_is_not_misread(template: str, message: str) -> None:
@@ -318,7 +324,8 @@ def wrong(schema: Any, value: Any, at: str = "") -> list[str]:
         ({"apiServer": SERVER, "config": {"oomScoreAdj": -1001}}, [".config.oomScoreAdj"]),
         ({"apiServer": SERVER, "config": {"conntrack": {"min": 5}}}, []),
         ({"apiServer": SERVER, "config": {"mode": "iptables"}}, []),
-        ({"apiServer": SERVER, "config": {"mode": "ipvs"}}, [".config.mode"]),
+        ({"apiServer": SERVER, "config": {"mode": "ipvs"}}, []),
+        ({"apiServer": SERVER, "config": {"mode": "userspace"}}, [".config.mode"]),
         ({"apiServer": SERVER, "config": {"mode": ""}}, [".config.mode"]),
         ({"apiServer": SERVER, "config": {"mode": None}}, [".config.mode"]),
         ({"apiServer": SERVER, "config": {"kubeway": {"iptablesBackend": "legacy"}}}, []),
@@ -563,6 +570,20 @@ def test_the_unit_runs_a_command_that_is_there() -> None:
     assert words[-1] in made
 
 
+def test_for_ipvs_the_unit_prepares_what_it_runs() -> None:
+    """First with all privileges, which `+` is, and then as before: nothing else of the unit is another."""
+    more = unit(FOR_IPVS)
+    assert more.keys() == {"ExecStartPre", "ExecStart"}
+    # Of a service there is one command, so the unit's own goes first.
+    empty, command = more["ExecStart"]
+    assert empty == ""
+    assert command == f"{unit()['ExecStart'][0]} --proxy-mode=ipvs"
+    assert more["ExecStartPre"] == [f"+{command} --init-only"]
+    names = [word[2:].partition("=")[0] for word in more["ExecStartPre"][0].split() if word.startswith("--")]
+    assert all(BY_NAME[name] in flags.DAEMON for name in names)
+    assert "ipvs" in MODES
+
+
 def test_unit_and_container_have_the_capabilities_they_need() -> None:
     assert unit()["AmbientCapabilities"] == unit()["CapabilityBoundingSet"] == ["CAP_NET_ADMIN"]
     for (_, mode), docs in DEPLOYMENTS.items():
@@ -599,11 +620,13 @@ def test_for_iptables_legacy_the_unit_gets_what_the_container_has() -> None:
 def test_systemd_knows_every_setting(tmp_path: Path) -> None:
     """It says what it does not know; that kubeway is not installed here is nothing of the unit."""
 
-    def verify(text: str, more: str = "") -> str:
+    def verify(text: str, *more: str) -> str:
         path = tmp_path / "kubeway.service"
         path.write_text(text.replace("/opt/kubeway/bin/kubeway", "/bin/true"))
         (tmp_path / "kubeway.service.d").mkdir(exist_ok=True)
-        (tmp_path / "kubeway.service.d" / FOR_LEGACY.name).write_text(more)
+        for number, over in enumerate(more):
+            over = over.replace("/opt/kubeway/bin/kubeway", "/bin/true")
+            (tmp_path / "kubeway.service.d" / f"{number}.conf").write_text(over)
         done = subprocess.run(
             ["systemd-analyze", "verify", "--recursive-errors=no", str(path)],
             capture_output=True,
@@ -619,3 +642,6 @@ def test_systemd_knows_every_setting(tmp_path: Path) -> None:
     more = FOR_LEGACY.read_text()
     assert verify(text, more) == ""
     assert "DynamicPerson" in verify(text, more.replace("DynamicUser", "DynamicPerson"))
+    for_ipvs = FOR_IPVS.read_text()
+    assert verify(text, more, for_ipvs) == ""
+    assert "more than one" in verify(text, more, for_ipvs.replace("ExecStart=\n", ""))

@@ -21,6 +21,7 @@ from msgspec.structs import fields
 from kubeway.machines.convergence import Convergence
 from kubeway.machines.vitals import Vitals
 from kubeway.model import configuration
+from kubeway.model.api import ServiceAnnotations
 from kubeway.model.config_flags import FLAGS
 from kubeway.model.config_gates import GATES
 from kubeway.model.configuration import Configuration
@@ -187,6 +188,12 @@ def test_what_is_accepted_in_a_file_is_told(tmp_path: Path) -> None:
     assert set(told.partition(": ")[2].split(", ")) == accepted
 
 
+def test_annotations_are_those_of_the_table() -> None:
+    rows = table("What a Service can ask for")
+    assert list(rows) == [field.encode_name for field in fields(ServiceAnnotations)]
+    assert {row.word for row in rows.values()} == {"new"}
+
+
 def test_gates_are_those_of_the_table() -> None:
     rows = table("Feature gates")
     assert rows.keys() == GATES.keys()
@@ -241,7 +248,9 @@ def test_the_metrics_addresss_paths_answer() -> None:
 def registered() -> dict[str, tuple[str, tuple[str, ...]]]:
     """Name -> type and labels, of all metrics that are told, in whatever mode."""
     told: dict[str, tuple[str, tuple[str, ...]]] = {}
-    for mode, figures in (("nftables", None), ("iptables", Figures(Tally(), dict))):
+    modes = {"nftables": None, "iptables": Figures(Tally(), dict), "ipvs": Figures(Tally())}
+    assert tuple(modes) == MODES
+    for mode, figures in modes.items():
         told |= told_by(Metrics(mode=mode, figures=partial(lambda found: found, figures)))
     return told
 

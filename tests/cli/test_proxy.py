@@ -196,8 +196,8 @@ def test_kubeadm_s_pod_starts_as_it_is(call: Proxy, told: list[Config]) -> None:
         (["--proxy-mode=nftables"], "nobody says where Services come from: give --kubeconfig or --master"),
         (["--proxy-mode=iptables"], "nobody says where Services come from"),
         (
-            ["--master=x", "--proxy-mode=ipvs"],
-            'mode: "ipvs" is not in this version, which has: nftables, iptables',
+            ["--master=x", "--proxy-mode=userspace"],
+            'mode: "userspace" is not in this version, which has: nftables, iptables, ipvs',
         ),
         (["--config=/no/such"], "--config: /no/such: No such file or directory"),
         (["--oom-score-adj=1001"], "failed validate: KubeProxyConfiguration.KubeProxyLinuxConfiguration."),
@@ -305,9 +305,8 @@ class TestInKernel:
         assert "nf_conntrack_udp_timeout" in done.stderr
 
     def test_init_only_refuses_a_mode_that_is_not_there(self) -> None:
-        done = in_namespace("$P --proxy-mode=ipvs --init-only")
+        done = in_namespace("$P --proxy-mode=userspace --init-only")
         assert done.returncode == 1
-        assert (
-            done.stderr
-            == 'kubeway-proxy: mode: "ipvs" is not in this version, which has: nftables, iptables\n'
+        assert done.stderr == (
+            'kubeway-proxy: mode: "userspace" is not in this version, which has: nftables, iptables, ipvs\n'
         )

@@ -14,6 +14,8 @@ from typing import Final, NamedTuple
 from tests.test_deploy import container, overlay, unit
 
 ANYBODY: Final = 65532
+KUBEWAY: Final = "/opt/kubeway/bin/kubeway"
+"""Where a unit expects it. What it does itself first is a test's to do, as it has it somewhere else."""
 _NUMBERS: Final = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}
 
 # Arguments: the plan, and the words it ends with. It has no children but those of the plan, as a test looks
@@ -99,8 +101,11 @@ def in_the_container(mode: str) -> Given:
     return given._replace(words=[*sealed("/", "/proc/sys", "/sys"), *given.words])
 
 
-def in_the_unit(*over: Path) -> Given:
-    """The unit's user with its capabilities, where it is forbidden to write; `over`: what is laid over it."""
+def in_the_unit(*over: Path, own: Sequence[str] = ("/run",)) -> Given:
+    """The unit's user with its capabilities, where it is forbidden to write; `over`: what is laid over it.
+
+    `own`: where root gets something empty, as what it does first is not to be done to the machine's.
+    """
     settings: dict[str, list[str]] = {}
     for file in (unit(), *map(unit, over)):
         for name, values in file.items():
@@ -113,9 +118,10 @@ def in_the_unit(*over: Path) -> Given:
     if settings["DynamicUser"][-1] == "yes":
         given = as_anybody(*capabilities)
         return given._replace(words=[*sealed(*paths, no_new_code=no_new_code), *given.words])
-    # What is done first is done with all privileges ("+"); here not to the machine's own /run.
+    # What is done first is done with all privileges ("+").
     assert settings["User"] == ["root"]
-    first = [command.removeprefix("+").split() for command in settings["ExecStartPre"]]
-    run = sealed(*paths, "/run", own=["/run"], first=first, no_new_code=no_new_code)
+    commands = [command.removeprefix("+").split() for command in settings["ExecStartPre"]]
+    first = [command for command in commands if command[0] != KUBEWAY]
+    run = sealed(*paths, "/run", own=own, first=first, no_new_code=no_new_code)
     given = as_root(*capabilities)
     return given._replace(words=["env", "-u", "XTABLES_LOCKFILE", *run, *given.words])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubeway.model.addresses import is_loopback, refusal
+from kubeway.model.addresses import is_link_local, is_loopback, refusal
 from kubeway.values import parse_ip
 
 
@@ -52,3 +52,4 @@ def test_agrees_with_the_standard_library(ip: ipaddress.IPv4Address | ipaddress.
     refused = known.is_loopback or known.is_link_local or known.is_multicast or known.is_unspecified
     assert bool(refusal(raw)) == (refused or this_network or broadcast)
     assert is_loopback(raw) == known.is_loopback
+    assert is_link_local(raw) == (known.version == 6 and known.is_link_local)

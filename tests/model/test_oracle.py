@@ -191,6 +191,17 @@ def test_node_port_addresses(addresses: Any, accepting: list[str]) -> None:
         assert told(seen, "outside", "203.0.113.10:30080", proto=17) == alike("pass")
 
 
+def test_node_ports_at_a_link_s_own_addresses() -> None:
+    """In ipvs mode there are none: each would be a server, and every pod's link has such an address."""
+    ips = ("fe80::1", "2001:db8:7::1")
+    docs = service_docs(vip="fd00:10:96::9", node_port=30080)
+    for mode in ("nftables", "ipvs"):
+        options = Options(mode=mode, node_port_addresses=())
+        seen = world(docs, options=options, addresses=ips)
+        found = [told(seen, "2001:db8::99", f"[{ip}]:30080") != alike("pass") for ip in ips]
+        assert found == [mode != "ipvs", True]
+
+
 def test_node_ports_on_loopback() -> None:
     """For what comes from this node; its addresses stay closed to others, and so do its other ports."""
     options = Options(mode="iptables", node_port_addresses=(), cluster_cidrs=OPTIONS.cluster_cidrs)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kubeway.errors import BadInput
 from kubeway.model.conntrack import ConntrackSettings
-from kubeway.model.node import Options
+from kubeway.model.node import Ipvs, Options
 from kubeway.shell import options
 from kubeway.shell.asked import Asked, settle
 from kubeway.shell.options import Address, Cluster, Config
@@ -87,11 +87,36 @@ def test_what_iptables_mode_alone_minds() -> None:
     assert (found.localhost_node_ports, found.drop_invalid) == (False, False)
 
 
-@pytest.mark.parametrize("mode", ["ipvs", "userspace"])
-def test_a_mode_this_version_does_not_have(mode: str) -> None:
+def test_what_ipvs_mode_alone_minds() -> None:
+    words = {
+        "ipvs_scheduler": "lc",
+        "ipvs_strict_arp": "true",
+        "ipvs_tcp_timeout": "15m",
+        "ipvs_tcpfin_timeout": "90500ms",
+        "ipvs_exclude_cidrs": "192.0.2.0/24",
+        "kubeway_ipvs_drain": "1m",
+    }
+    found = config(proxy_mode="ipvs", **words)
+    assert found.ipvs_drain == 60
+    assert found.options.ipvs == Ipvs(
+        scheduler="lc",
+        strict_arp=True,
+        tcp_timeout=900,
+        tcp_fin_timeout=90,
+        exclude=(parse_prefix("192.0.2.0/24"),),
+    )
+    assert config(proxy_mode="ipvs").options.ipvs == Ipvs()
+    assert config(proxy_mode="iptables", **words).options.ipvs == Ipvs()
+    with pytest.raises(BadInput, match=r'ipvs\.scheduler: "best" is none of rr, wrr'):
+        config(proxy_mode="ipvs", ipvs_scheduler="best")
+
+
+def test_a_mode_this_version_does_not_have() -> None:
     with pytest.raises(BadInput) as error:
-        config(proxy_mode=mode)
-    assert str(error.value) == f'mode: "{mode}" is not in this version, which has: nftables, iptables'
+        config(proxy_mode="userspace")
+    assert str(error.value) == (
+        'mode: "userspace" is not in this version, which has: nftables, iptables, ipvs'
+    )
 
 
 # --- where objects come from --------------------------------------------------------------------

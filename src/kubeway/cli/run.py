@@ -66,6 +66,11 @@ def prepare(asked: Asked) -> int:
         from kubeway.shell import loopback
 
         asyncio.run(loopback.prepare(wanted, asked.configuration.kubeway.iptables_backend, log.record))
+    if wanted.mode == "ipvs":
+        from kubeway.shell import ipvs_settings
+        from kubeway.shell.outfit import able
+
+        ipvs_settings.prepare(able(wanted).ipvs, log.record)
     log.open()
     return 0
 

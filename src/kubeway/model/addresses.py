@@ -22,6 +22,11 @@ def is_loopback(ip: bytes) -> bool:
     return ip[0] == 127 if len(ip) == 4 else ip == _LOOPBACK_6
 
 
+def is_link_local(ip: bytes) -> bool:
+    """Whether it is one that each link has of itself, fe80::/10; IPv4 has none."""
+    return len(ip) == 16 and ip[0] == 0xFE and ip[1] & 0xC0 == 0x80
+
+
 def refusal(ip: bytes) -> str:
     """Why `ip` may not be used, "" if it may."""
     if len(ip) == 4:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from msgspec import Struct, field
 
-from kubeway.model.addresses import is_loopback
+from kubeway.model.addresses import is_link_local, is_loopback
 from kubeway.model.schedulers import DEFAULT
 from kubeway.values import Ip, Prefix
 
@@ -110,10 +110,13 @@ class FamilyView(Struct, frozen=True):
 
     @property
     def accepting(self) -> tuple[Ip, ...]:
-        """The addresses that accept node ports, one by one, in order; loopback left out."""
+        """The addresses that accept node ports where each has to be named, in order.
+
+        If all do, not those of loopback, and not link-local ones: there is one for each pod's link.
+        """
         if self.node_ports is not None:
             return self.node_ports
-        return tuple(sorted(ip for ip in self.addresses if not is_loopback(ip)))
+        return tuple(sorted(ip for ip in self.addresses if not (is_loopback(ip) or is_link_local(ip))))
 
 
 class NodeView(Struct, frozen=True):

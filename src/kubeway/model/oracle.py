@@ -34,7 +34,7 @@ from fractions import Fraction
 
 from msgspec import Struct
 
-from kubeway.model.addresses import is_loopback
+from kubeway.model.addresses import is_link_local, is_loopback
 from kubeway.model.forward import Endpoint, Forward, Frontend
 from kubeway.model.node import FamilyView, NodeView
 from kubeway.model.packet import DROP, PASS, REJECT, Fate, Fates, Packet
@@ -147,7 +147,9 @@ class _Passage:
             return self.view.loopback
         if dst not in self.view.addresses:
             return False
-        return self.view.node_ports is None or dst in self.view.node_ports
+        if self.view.node_ports is not None:
+            return dst in self.view.node_ports
+        return self.oracle.view.ipvs is None or not is_link_local(dst)
 
     # --- the decisions, in order ----------------------------------------------------------------------
 

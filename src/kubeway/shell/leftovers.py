@@ -7,7 +7,7 @@ kube-proxy's own chains and ours bear the same names there; in ours there is alw
 not know (`KUBE-BY-EXTERNAL`), and among our sets, too (`KUBEWAY-DROPPED`).
 
 Take them away once the new rules are in force, and there is no moment without rules. In a kernel that has no
-nf_tables only the last of the four can be.
+nf_tables only the last two of the five can be.
 """
 
 from __future__ import annotations

@@ -116,10 +116,11 @@ class LinkPlane:
     def _routes(self, family: int) -> list[Message]:
         try:
             answers = self._dump(wire.local_routes_request(family))
-        except Refused:
-            if family == wire.AF_INET:
+        except Refused as error:
+            # A table is there with its first route; and a kernel without IPv6 has no routes of it.
+            if family == wire.AF_INET and error.errno != errno.ENOENT:
                 raise
-            return []  # a kernel without IPv6 has no routes of it
+            return []
         # ... or tells of those of all families it has.
         return [m for m in answers if m.body[0] == family]
 
