@@ -46,6 +46,7 @@ from kubeway.planes.xtables.objects import (
     AddrType,
     Balanced,
     Comment,
+    Destination,
     Drop,
     InInterface,
     InSet,
@@ -62,7 +63,7 @@ from kubeway.planes.xtables.objects import (
     rules_key,
 )
 from kubeway.program.program import Key, Object
-from kubeway.values import SCTP, TCP, Proto
+from kubeway.values import SCTP, TCP, V4, Proto, parse_prefix
 
 NODE_PORT: Final = "KUBE-NODE-PORT"
 BALANCER: Final = "KUBE-LOAD-BALANCER"
@@ -93,6 +94,7 @@ _JUMPS: Final[dict[tuple[TableName, str], tuple[tuple[str, bool, str], ...]]] = 
     ("nat", "POSTROUTING"): ((POSTROUTING, False, "kubernetes postrouting rules"),),
 }
 
+_LINK_LOCAL: Final = parse_prefix("fe80::/10")
 _ACCEPT: Final = Accept()
 _RETURN: Final = Return()
 _DROP: Final = Drop()
@@ -180,6 +182,7 @@ def _nat(asked: _Asked, view: FamilyView, node: NodeView) -> dict[tuple[TableNam
             Rule((external_local,), _ACCEPT),
             Rule((balancer,), Jump(BALANCER)),
             Rule((asked.address(sets.ADDRESSES),), _ACCEPT),
+            *_not_link_local(view),
             *to_node(view, Jump(NODE_PORT), _NODE_PORTS),
         ],
         ("nat", BALANCER): [
@@ -208,6 +211,13 @@ def _hidden(view: FamilyView, node: NodeView) -> tuple[tuple[Match, ...], ...]:
     if node.masquerade_all:
         return ((),)
     return outside(view.detector) if view.detector is not None else ()
+
+
+def _not_link_local(view: FamilyView) -> list[Rule]:
+    """Where all addresses accept node ports, those that each link has of itself do not."""
+    if view.family == V4 or view.node_ports is not None:
+        return []
+    return [Rule((Destination(_LINK_LOCAL),), _RETURN)]
 
 
 def _node_port(asked: _Asked, proto: Proto) -> list[Rule]:
