@@ -177,6 +177,7 @@ def test_the_defaults_are_written_as_kube_proxy_writes_them() -> None:
         "driftRepair": True,
         "traceFile": "",
         "iptablesBackend": "auto",
+        "ipvsDrain": "15m0s",
     }
     assert written == {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
@@ -410,7 +411,7 @@ def test_in_our_own_section_they_are_errors() -> None:
         config(kubeway={"minSyncGab": "1s"})
     assert str(error.value) == (
         "f: kubeway.minSyncGab: no such setting; "
-        "there are minSyncGap, driftRepair, traceFile, iptablesBackend"
+        "there are minSyncGap, driftRepair, traceFile, iptablesBackend, ipvsDrain"
     )
 
 
