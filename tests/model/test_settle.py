@@ -409,7 +409,7 @@ def test_alone_and_together_differ_only_in_what_was_lost(world: World) -> None:
             together = world.settled[forward.name, forward.family]
             assert replace(together, frontends=forward.frontends, lost=()) == forward
             lost = {one.frontend for one in together.lost}
-            kept = {replace(one, taken=()) for one in together.frontends}
+            kept = {replace(one, own=False, taken=()) for one in together.frontends}
             assert kept | lost == set(forward.frontends)
 
 
@@ -421,3 +421,20 @@ def test_a_node_port_knows_where_its_number_is_another_way_in(world: World) -> N
             own = [ip for ip in world.facts.addresses if (forward.proto, way.port, ip) in ways]
             family = [ip for ip in own if family_of(ip) == forward.family]
             assert way.taken == (tuple(sorted(family)) if way.ip is None else ())
+            assert way.own == (way.ip in world.facts.addresses)
+
+
+@given(worlds(), st.data())
+def test_addresses_that_come_and_go_are_settled_as_if_they_always_had(
+    world: World, data: st.DataObject
+) -> None:
+    settler, now = world.settler(), world.facts.addresses
+    known = sorted({*now, *(way.ip for f in world.forwards for way in f.frontends if way.ip)})
+    for _ in range(3):
+        before = dict(settler.forwards)
+        now = data.draw(st.frozensets(st.sampled_from(known)))
+        changed = settler.move(now)
+        fresh = Settler(replace(world.facts, addresses=now), world.options)
+        fresh.update(world.snapshot, world.snapshot.names())
+        assert dict(settler.forwards) == dict(fresh.forwards)
+        assert changed == {key: new for key, new in settler.forwards.items() if new != before[key]}

@@ -31,6 +31,9 @@ NEVER: Final = 1 << 62
 _RANK: Final[dict[FrontendKind, int]] = {"ClusterIP": 0, "LoadBalancer": 1, "ExternalIP": 2, "NodePort": 0}
 
 
+_NOWHERE: Final[frozenset[Ip]] = frozenset()
+
+
 def claim_of(forward: Forward, frontend: Frontend) -> Claim:
     where = forward.family if frontend.ip is None else frontend.ip
     return where, forward.name.proto, frontend.port
@@ -53,7 +56,7 @@ class Claims:
     def __init__(self, own: frozenset[Ip] = frozenset()) -> None:
         self._own = own
         # By the claim of a node port: which of these are claimed with its protocol and number.
-        self._at_home: dict[Claim, set[Ip]] = {}
+        self._at_home: dict[Claim, frozenset[Ip]] = {}
         # The holder's bid of each claim; and of claims with several bids, all of them.
         self._held: dict[Claim, Bid] = {}
         self._contested: dict[Claim, set[Bid]] = {}
@@ -62,6 +65,17 @@ class Claims:
     def contested(self) -> bool:
         """Whether any claim has several bids."""
         return bool(self._contested)
+
+    def is_own(self, ip: Ip) -> bool:
+        """Whether this node has the address."""
+        return ip in self._own
+
+    def move(self, own: frozenset[Ip], shaken: set[Claim]) -> None:
+        """These are this node's addresses now. `shaken` gets what is claimed at one that came or went."""
+        moved, self._own = self._own ^ own, own
+        for claim in [claim for claim in self._held if claim[0] in moved]:
+            self._settle_home(claim, shaken)
+            shaken.add(claim)
 
     @property
     def at_home(self) -> bool:
@@ -120,17 +134,18 @@ class Claims:
             del self._contested[claim]
 
     def _settle_home(self, claim: Claim, shaken: set[Claim]) -> None:
-        """The claim has just found its first holder, or lost its last."""
+        """The claim has just found its first holder or lost its last, or its address came or went."""
         where, proto, port = claim
-        if isinstance(where, int) or where not in self._own:
+        if isinstance(where, int):
             return
         node_port = family_of(where), proto, port
-        taken = self._at_home.setdefault(node_port, set())
-        if claim in self._held:
-            taken.add(where)
+        taken = self._at_home.get(node_port, _NOWHERE)
+        now = taken | {where} if where in self._own and claim in self._held else taken - {where}
+        if now == taken:
+            return
+        if now:
+            self._at_home[node_port] = now
         else:
-            taken.discard(where)
-            if not taken:
-                del self._at_home[node_port]
+            del self._at_home[node_port]
         if node_port in self._held:
             shaken.add(node_port)

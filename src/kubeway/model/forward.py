@@ -59,14 +59,15 @@ class Frontend(Struct, frozen=True, gc=False):
 
     `ip` is None for a node port: any of the node's node-port addresses leads in.
     `sources`, where not None, are the only clients let in (disjoint, in order).
-    `taken`: the addresses of this node, in order, at which another way in has the node
-    port's number, so that it does not lead in there.
+    `own`: the address is one that this node has anyway. `taken`: the addresses of this node, in
+    order, at which another way in has the node port's number, so that it does not lead in there.
     """
 
     kind: FrontendKind
     ip: Ip | None
     port: int
     sources: tuple[Prefix, ...] | None = None
+    own: bool = False
     taken: tuple[Ip, ...] = ()
 
 

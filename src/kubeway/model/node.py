@@ -143,7 +143,7 @@ class NodeView(Struct, frozen=True):
         if self.ipvs is None:
             return common
         # Here an address is not only asked for, it is part of what is there.
-        own = [(one.addresses, one.node_ports, one.source) for one in (self.v4, self.v6)]
+        own = [(one.accepting, one.source) for one in (self.v4, self.v6)]
         return *common, self.ipvs, *own
 
     def family(self, family: int) -> FamilyView:

@@ -211,7 +211,7 @@ _NOTHING: Final = _Settled(NEVER, ())
 class Settler:
     """Keeps every Forward of this node, and who holds what several claim.
 
-    `facts` and `options` are fixed: where they change, make a new one.
+    `facts` and `options` are fixed, but for the node's addresses: where they change, make a new one.
     """
 
     def __init__(self, facts: NodeFacts, options: Options) -> None:
@@ -248,6 +248,16 @@ class Settler:
                 touched[forward.name, forward.family] = None
             for forward in new.forwards:
                 touched[forward.name, forward.family] = forward
+        for claim in shaken:
+            self._touch_bidders(claim, touched)
+        return dict(self._publish(touched))
+
+    def move(self, addresses: frozenset[Ip]) -> dict[ForwardKey, Forward | None]:
+        """This node has these addresses now. Returns the Forwards that are not as they were."""
+        self.facts = replace(self.facts, addresses=addresses)
+        touched: dict[ForwardKey, Forward | None] = {}
+        shaken: set[Claim] = set()
+        self._claims.move(addresses, shaken)
         for claim in shaken:
             self._touch_bidders(claim, touched)
         return dict(self._publish(touched))
@@ -314,10 +324,11 @@ class Settler:
             holder = self._claims.holder(claim)
             if holder != alone.name:
                 lost.append(Lost(frontend, holder))
-            elif frontend.ip is None and (taken := self._claims.taken(claim)):
-                kept.append(replace(frontend, taken=taken))
+            elif frontend.ip is None:
+                taken = self._claims.taken(claim)
+                kept.append(replace(frontend, taken=taken) if taken else frontend)
             else:
-                kept.append(frontend)
+                kept.append(replace(frontend, own=True) if self._claims.is_own(frontend.ip) else frontend)
         if kept == list(alone.frontends):
             return alone
         return replace(alone, frontends=tuple(kept), lost=tuple(lost))

@@ -12,7 +12,8 @@ Nothing is sent here, and nothing waits; the work may be done in any one thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from kubeway.errors import KubewayError
@@ -83,7 +84,8 @@ class Compiler:
             return self.restart(snapshot, facts)
         fragments: dict[Name, Fragment | None] = {} if view == self.view else {BASE: self._mode.base(view)}
         self.facts, self.view = facts, view
-        return self._update(snapshot, names, fragments)
+        moved = self.settler.move(facts.addresses)
+        return self._update(snapshot, names, fragments, moved)
 
     def restart(self, snapshot: Snapshot, facts: NodeFacts) -> Compiled:
         """Everything anew, for a node of which this is known."""
@@ -99,11 +101,12 @@ class Compiler:
         snapshot: Snapshot,
         names: Collection[ServiceName],
         fragments: dict[Name, Fragment | None],
+        moved: Mapping[ForwardKey, Forward | None] = MappingProxyType({}),
     ) -> Compiled:
         if self.view is None:
             return self.restart(snapshot, self.facts)
         try:
-            forwards = self.settler.update(snapshot, names)
+            forwards = {**moved, **self.settler.update(snapshot, names)}
         except Exception:
             # What the settler holds cannot be relied on now; a new one finds out whose fault it was.
             return self.restart(snapshot, self.facts)

@@ -84,7 +84,7 @@ class IpvsMode:
                 _balanced(objects, forward, (ip, forward.proto, frontend.port), server, endpoints)
                 if nobody:
                     sets.put(objects, family, sets.DROPPED, ip, forward.proto, frontend.port)
-            if frontend.ip is not None and frontend.ip not in its.addresses:
+            if frontend.ip is not None and not frontend.own:
                 _bind(objects, frontend.ip, its)
                 sets.put(objects, family, sets.OPEN, frontend.ip, forward.proto, frontend.port)
             if external and forward.external_local and forward.cluster:
