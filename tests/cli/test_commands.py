@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +18,13 @@ from kubeway.cli import run as start
 from kubeway.cli.main import main
 from kubeway.model.packet import PASS
 from kubeway.modes.nftables import NftablesMode
-from kubeway.shell.options import Config
+from kubeway.shell.options import MODES, Config
+
+LINKS = Path("/sys/module")
+HAS_IPVS = (
+    Path("/proc/net/ip_vs").exists()
+    or subprocess.run(["modprobe", "--dry-run", "--quiet", "ip_vs"], check=False).returncode == 0
+)
 
 NODE = """
 kind: Node
@@ -294,6 +301,58 @@ def test_a_mode_that_is_not_there_is_refused_in_a_line(run: Kubeway, shop: Path)
     said = run("run", "--manifests", str(shop), "--proxy-mode", "userspace")
     assert said.code == 1
     assert 'mode: "userspace" is not in this version' in said.err
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples/shop"
+
+
+@pytest.mark.parametrize(
+    ("src", "target"),
+    [
+        ("10.244.1.11", "10.96.0.10:80"),
+        ("10.244.2.21", "10.96.0.53:53/UDP"),
+        ("192.0.2.11", "10.96.0.30:80"),
+        ("198.51.100.99", "10.96.0.10:81"),
+        ("10.244.1.11", "10.96.0.99:80"),
+        ("fd00:10:244:1::11", "[fd00:10:96::10]:80"),
+    ],
+)
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_does_with_the_example_what_the_model_says(
+    run: Kubeway, src: str, target: str, mode: str
+) -> None:
+    words = ("--manifests", str(EXAMPLES), "--proxy-mode", mode)
+    said = run("trace", src, target, *words)
+    assert said.code == 0, said
+    assert f"The program of {mode} mode does just that." in said.out
+
+
+@pytest.mark.parametrize("family", ["ip", "ip6"])
+def test_compile_of_ipvs_as_json_of_a_family(run: Kubeway, family: str) -> None:
+    words = ("--proxy-mode", "ipvs", "-o", "json", "--family", family)
+    rows = json.loads(run("compile", "--manifests", str(EXAMPLES), *words).out)
+    vips = {row["name"][0] for row in rows if (row["plane"], row["kind"]) == ("ipvs", "server")}
+    assert ("fd00:10:96::10" if family == "ip6" else "10.96.0.10") in vips
+    assert all((":" in vip) is (family == "ip6") for vip in vips)
+    tables = {row["name"][0] for row in rows if row["plane"] == "xtables"}
+    assert tables == {family}
+
+
+@pytest.mark.kernel
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.skipif(HAS_IPVS, reason="this kernel has ip_vs")
+def test_a_kernel_without_ip_vs_is_told_of_in_a_line(shop: Path) -> None:
+    """All that is missing, and nothing else: no traceback, nothing written."""
+    command = [sys.executable, "-m", "kubeway", "run", "--manifests", str(shop), "--proxy-mode", "ipvs"]
+    said = subprocess.run(["unshare", "-n", *command], capture_output=True, text=True, timeout=60)
+    assert said.returncode == 1
+    assert said.stdout == ""
+    *_, last = said.stderr.splitlines()
+    assert last.startswith("kubeway: mode ipvs: this kernel has no ip_vs")
+    assert "Traceback" not in said.stderr
+    assert sum("ip_vs" in line for line in said.stderr.splitlines()) == 1
+    if not (LINKS / "dummy").exists():
+        assert "dummy" in last
 
 
 def test_compile_tells_of_bad_objects_and_goes_on(run: Kubeway, shop: Path) -> None:

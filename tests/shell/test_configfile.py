@@ -70,7 +70,8 @@ def test_fields_given_twice_are_named(file: Path) -> None:
         ("bindAddress: ::\n", "FILE:1:15: mapping values are not allowed in this context"),
         (
             TEXT + "kubeway: {x: 1}",
-            "FILE: kubeway.x: no such setting; there are minSyncGap, driftRepair, traceFile, iptablesBackend",
+            "FILE: kubeway.x: no such setting; there are minSyncGap, driftRepair, traceFile, "
+            "iptablesBackend, ipvsDrain",
         ),
         (TEXT + "oomScoreAdj: x", "FILE: oomScoreAdj: Expected `int`, got `str`"),
         (

@@ -64,6 +64,21 @@ def test_rules_there_and_rules_written_by_the_last_sync() -> None:
     assert f'{SYNC}_total{{ip_family="IPv6",table="filter"}} 0.0' in lines(made, SYNC)
 
 
+def test_ipvs_mode_has_the_rules_and_no_packets_of_iptables_mode() -> None:
+    tally = Tally()
+    asyncio.run(Tallied(MemoryPlane(laws), tally).write(list(diff({}, holding(3)))))
+    made = Metrics(mode="ipvs", figures=lambda: Figures(tally))
+    made.open()
+    made.record(records.Synced(1))
+    assert lines(made, f'{SYNC}_total{{ip_family="IPv4",table="nat"}}') == [
+        f'{SYNC}_total{{ip_family="IPv4",table="nat"}} 3.0'
+    ]
+    assert lines(made, "kubeproxy_sync_proxy_rules_duration_seconds_count")
+    assert lines(made, "kubeproxy_sync_proxy_rules_last_timestamp_seconds")
+    assert not lines(made, *PACKETS)
+    assert not lines(made, "kubeproxy_sync_proxy_rules_nftables")
+
+
 def test_what_was_refused_is_not_counted() -> None:
     tally = Tally()
     memory = MemoryPlane(laws)

@@ -1,0 +1,136 @@
+"""What a mode works with on this node, and what it says when some of that is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubeway.errors import Refused, Unsupported
+from kubeway.model.node import Ipvs, Options
+from kubeway.planes import sysctl
+from kubeway.planes.memory import MemoryPlane
+from kubeway.program.link import Linker
+from kubeway.shell import ipset_plane, ipvs_plane, kernel, leftovers, link_plane, outfit
+from kubeway.shell.compound import Compound
+from kubeway.shell.kernel import release
+
+IPVS = Options(mode="ipvs", ipvs=Ipvs(scheduler="lblc", strict_arp=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("6.18.0-1-cloud", (6, 18)),
+        ("5.8.0", (5, 8)),
+        ("4.1", (4, 1)),
+        ("3.10.0-1160.el7.x86_64", (3, 10)),
+        ("unheard of", (0, 0)),
+    ],
+)
+def test_release(text: str, version: tuple[int, int]) -> None:
+    assert release(text) == version
+
+
+def test_release_of_this_machine() -> None:
+    assert release() > (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [((0, 0), False), ((4, 0), False), ((4, 1), True), ((5, 8), True), ((5, 9), False), ((6, 1), False)],
+)
+def test_kernels_that_are_to_be_told_to_let_ports_be_used_again(
+    monkeypatch: pytest.MonkeyPatch, version: tuple[int, int], told: bool
+) -> None:
+    monkeypatch.setattr(kernel, "release", lambda: version)
+    able = outfit.able(IPVS)
+    assert able.ipvs == Ipvs(scheduler="lblc", strict_arp=True, reuse_ports=told)
+
+
+Probe = Callable[..., str]
+
+
+@pytest.mark.parametrize(
+    ("ip_vs", "scheduler", "ipset", "link", "said"),
+    [
+        ("no ip_vs", "not asked", "no sets", "no links", "mode ipvs: no ip_vs; no sets; no links"),
+        ("", "no lblc", "", "no links", "mode ipvs: no links; no lblc"),
+        ("", "", "no sets", "", "mode ipvs: no sets"),
+        ("", "no lblc", "", "", "mode ipvs: no lblc"),
+    ],
+)
+def test_all_that_is_missing_is_said_at_once(
+    monkeypatch: pytest.MonkeyPatch, ip_vs: str, scheduler: str, ipset: str, link: str, said: str
+) -> None:
+    asked: list[str] = []
+
+    def probe_scheduler(name: str) -> str:
+        asked.append(name)
+        return scheduler
+
+    monkeypatch.setattr(ipvs_plane, "probe", lambda: ip_vs)
+    monkeypatch.setattr(ipvs_plane, "probe_scheduler", probe_scheduler)
+    monkeypatch.setattr(ipset_plane, "probe", lambda: ipset)
+    monkeypatch.setattr(link_plane, "probe", lambda: link)
+    with pytest.raises(Unsupported) as error:
+        outfit.outfit(IPVS, Linker(), lambda record: None)
+    assert str(error.value) == said
+    assert asked == ([] if ip_vs else ["lblc"])
+
+
+# --- several planes as one --------------------------------------------------------------
+
+
+class Tended(MemoryPlane):
+    """A plane with something going on until `due`."""
+
+    def __init__(self, due: float) -> None:
+        super().__init__(sysctl)
+        self.due = due
+        self.tended: list[float] = []
+
+    def tend(self, now: float) -> float:
+        self.tended.append(now)
+        return self.due
+
+
+def test_who_looks_after_planes_is_told_the_first_time_that_one_asks_for() -> None:
+    planes: dict[str, Any] = {"a": Tended(7.0), "b": MemoryPlane(sysctl), "c": Tended(5.0)}
+    assert Compound(planes).tend(3.0) == 5.0
+    assert planes["a"].tended == planes["c"].tended == [3.0]
+
+
+def test_planes_in_which_nothing_goes_on_are_left_alone() -> None:
+    assert Compound({"b": MemoryPlane(sysctl)}).tend(3.0) == inf
+
+
+# --- what is left of ipvs mode, where there is no ipvs ------------------------------------
+
+
+@pytest.mark.parametrize("everybodys", [False, True])
+def test_where_no_set_is_nothing_is_asked_that_loads_a_module(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, everybodys: bool
+) -> None:
+    removed: list[str] = []
+
+    class Links:
+        def close(self) -> None:
+            removed.append("closed")
+
+        def remove(self) -> list[str]:
+            removed.append("removed")
+            return ["link kube-ipvs0"]
+
+    def never(*_: object) -> Any:
+        raise Refused("this loads a module", 0)
+
+    monkeypatch.setattr(leftovers, "_IP_SET", tmp_path / "ip_set")
+    monkeypatch.setattr(link_plane, "LinkPlane", Links)
+    monkeypatch.setattr(ipset_plane, "IpsetPlane", never)
+    monkeypatch.setattr(ipvs_plane, "remove", never)
+    assert list(leftovers._ipvs(everybodys)) == (["link kube-ipvs0"] if everybodys else [])
+    assert removed == (["removed", "closed"] if everybodys else ["closed"])
