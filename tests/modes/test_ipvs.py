@@ -486,6 +486,8 @@ def test_a_plan_builds_upward_and_clears_downward() -> None:
     there = steps(diff({}, objects), IPVS.planes)
     assert [step.plane for step in there] == order
     assert [step.plane for step in steps(diff(objects, {}), IPVS.planes)] == order[::-1]
+    # Nor does anybody ask from the Service's own address meanwhile.
+    assert [change.key.kind for change in there[5].changes] == ["link", *["route"] * 3, *["address"] * 3]
     late = {change.key.name[0] for change in there[4].changes}
     assert late == {"KUBEWAY-OPEN"}
     assert not {change.key.name[0] for change in there[1].changes if change.key.kind != "set"} & late

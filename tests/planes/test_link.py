@@ -605,12 +605,12 @@ def test_in_words() -> None:
 def test_as_text() -> None:
     link_ = "# ip link add kube-ipvs0 type dummy\n"
     four = [
-        "# ip address add 10.96.0.1/32 dev kube-ipvs0\n",
         "# ip route prepend local 10.96.0.1/32 dev kube-ipvs0 table local src 192.0.2.1 proto 117\n",
+        "# ip address add 10.96.0.1/32 dev kube-ipvs0\n",
     ]
     six = [
-        "# ip address add fd00:96::1/128 dev kube-ipvs0 nodad\n",
         "# ip route replace local fd00:96::1/128 dev lo table local src 2001:db8::1 proto 117 metric 1024\n",
+        "# ip address add fd00:96::1/128 dev kube-ipvs0 nodad\n",
     ]
     assert objects.show(FULL) == "".join([link_, four[0], six[0], four[1], six[1]])
     assert objects.show(FULL, "ip") == "".join([link_, *four])

@@ -19,7 +19,9 @@ from kubeway.program.program import Change, Key, Object
 from kubeway.values import Ip, family_of, host_prefix, show_ip
 
 PLANE: Final = "link"
-KINDS: Final = ("link", "address", "route")
+KINDS: Final = ("link", "route", "address")
+"""Ground first: with the address the kernel makes a route of its own, and whoever sends while there is no other
+bears the Service's address, which may be let in where his own is not."""
 
 DEVICE: Final = "kube-ipvs0"
 """The link's name: kube-proxy's, so that what knows it from there (CNI plugins, agents) finds it."""
