@@ -79,8 +79,18 @@ def test_one_that_comes_back_while_it_drains_is_there_still() -> None:
 def test_with_a_server_its_destinations_go() -> None:
     stays = destination_key(VIP, TCP, 81, POD, 8080)
     told = arrange([gone(WEB_POD), gone(stays), gone(DNS_POD), gone(WEB), gone(DNS)], {}, {})
-    assert [c.key for c in told.changes] == [stays, WEB, DNS]
+    assert [c.key for c in told.changes] == [WEB, DNS, stays]
     assert told.leaving == [stays]
+
+
+def test_nobody_stops_before_there_are_others() -> None:
+    """While all have weight 0, clients are refused."""
+    others = [destination_key(VIP, TCP, 80, POD, port) for port in (8081, 8082, 8083)]
+    stops = Change("set", WEB_POD, Destination(), STILL)
+    less = Change("set", others[1], Destination(2), Destination(1))
+    changes = [stops, gone(others[2]), less, added(others[0], Destination())]
+    told = arrange(changes, {}, {WEB: Server("rr")})
+    assert [c.key for c in told.changes] == [others[1], others[0], WEB_POD, others[2]]
 
 
 def test_timeouts_that_nobody_wants_stay_as_they_are() -> None:

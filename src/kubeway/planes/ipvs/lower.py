@@ -46,11 +46,13 @@ def arrange(changes: Iterable[Change], draining: Container[Key], program: Mappin
     A destination that goes while its server stays gets weight 0 at first, but for one of UDP, whose flows
     have no end, and of a scheduler that has no use for that (`objects.drains`). One that comes back while it
     drains (`draining`) is there still, and gets its weight. With a server its destinations go, so they are
-    not told. Timeouts stay as they are when nobody wants them.
+    not told. Those that get weight 0 come last, so that there are others by then. Timeouts stay as they are
+    when nobody wants them.
     """
     changes = list(changes)
     gone = {c.key.name for c in changes if c.verb == "del" and c.key.kind == "server"}
     told: list[Change] = []
+    stopped: list[Change] = []
     leaving: list[Key] = []
     for change in changes:
         verb, key = change.verb, change.key
@@ -66,8 +68,14 @@ def arrange(changes: Iterable[Change], draining: Container[Key], program: Mappin
                     change = Change("set", key, change.old, STILL)
             elif verb == "add" and key in draining:
                 change = Change("set", key, STILL, change.new)
-        told.append(change)
-    return Arranged(told, leaving)
+        (stopped if _stops(change) else told).append(change)
+    return Arranged(told + stopped, leaving)
+
+
+def _stops(change: Change) -> bool:
+    """Whether a destination gets no new flows any more."""
+    new = change.new
+    return change.verb == "set" and isinstance(new, Destination) and not new.weight
 
 
 def lower(changes: Sequence[Change], family: int) -> list[bytes]:

@@ -20,7 +20,7 @@ from kubeway.values import Ip, family_of, host_prefix, show_ip
 
 PLANE: Final = "link"
 KINDS: Final = ("link", "route", "address")
-"""Ground first: with the address the kernel makes a route of its own, and whoever sends while there is no other
+"""Ground first: with the address the kernel makes a route of its own, and who sends while there is no other
 bears the Service's address, which may be let in where his own is not."""
 
 DEVICE: Final = "kube-ipvs0"
