@@ -49,6 +49,12 @@ class IpvsMode:
         (ipset.PLANE, ipset.KINDS[-1:]),
         (link.PLANE, link.KINDS),
     )
+    # At the start, where rules lead packets to endpoints already: until those are replaced no packet comes as
+    # far as servers, and once they are, each finds one.
+    taking_over: Final = (
+        *(one for one in planes if one[0] != xtables.PLANE),
+        (xtables.PLANE, xtables.KINDS),
+    )
 
     def __init__(self) -> None:
         self._view: NodeView | None = None
