@@ -72,6 +72,24 @@ def test_it_reads_before_it_writes_and_adopts_what_is_there() -> None:
     assert desk.keeper.level
 
 
+def test_the_start_may_have_an_order_of_its_own() -> None:
+    other = Key("q", "thing", ("a",))
+    both = [add(A, 1), add(other, 1)]
+    there: dict[Key, Object] = {}
+    keeper = Keeper(
+        {A: 1, other: 1}, {"p": ("thing",), "q": ("thing",)}, first={"q": ("thing",), "p": ("thing",)}
+    )
+    for _ in range(2):  # also when it was refused
+        keeper.read_done(there, 0.0, 1)
+        assert keeper.next(0.0) == Write([Step("q", both[1:]), Step("p", both[:1])])
+        keeper.refused()
+    keeper.read_done(there, 0.0, 1)
+    keeper.next(0.0)
+    keeper.write_done(3)
+    keeper.desired([put(other, 1, 2), put(A, 1, 2)])
+    assert keeper.next(0.0) == Write([Step("p", [put(A, 1, 2)]), Step("q", [put(other, 1, 2)])])
+
+
 def test_changes_before_the_first_read_are_found_by_it() -> None:
     desk = Desk({})
     desk.want(add(A, 1))

@@ -74,10 +74,11 @@ Law = Callable[[Sequence[Change], Mapping[Key, Object]], list[Change]]
 class Keeper:
     """`wanted` is a live view: `desired` tells what has changed in it.
 
-    `order`: the planes, each with its kinds, as `plan.steps` wants them. `law` turns
-    changes into ones the planes take. `poll`: seconds between polls of the
-    generation, `inf` for planes that have none. `verify`: seconds after which the
-    planes are read even without a doubt.
+    `order`: the planes, each with its kinds, as `plan.steps` wants them; `first`: the
+    same for what is written at the start, if that is another. `law` turns changes into
+    ones the planes take. `poll`: seconds between polls of the generation, `inf` for
+    planes that have none. `verify`: seconds after which the planes are read even without
+    a doubt.
     """
 
     def __init__(
@@ -88,8 +89,10 @@ class Keeper:
         law: Law = lambda changes, _: list(changes),
         poll: float = 1.0,
         verify: float = inf,
+        first: Order | None = None,
     ) -> None:
         self._wanted, self._order, self._law = wanted, order, law
+        self._first = first
         self._poll, self._verify = poll, verify
         self.cause: Cause = "start"
         self.spared: set[Key] = set()  # keys that are left as they are
@@ -127,7 +130,7 @@ class Keeper:
                 Change("set", key, held, held) for key in self._outgrown if (held := self._wanted.get(key))
             ]
             changes = [*self._writing, *anew] if anew else self._writing
-            write = Write(steps(self._law(changes, self._wanted), self._order))
+            write = Write(steps(self._law(changes, self._wanted), self._first or self._order))
             self._commits = max(1, len(write.steps))
             return write
         read_at = (
@@ -168,7 +171,7 @@ class Keeper:
         """
         self._todo, self._writing = self._but_spared(list(diff(objects, self._wanted))), []
         if not self._todo:
-            self.cause = "change"
+            self.cause, self._first = "change", None
         elif self._known:
             self.cause = "drift"
         self._known, self._doubted, self._stales = True, False, 0
@@ -178,6 +181,7 @@ class Keeper:
 
     def write_done(self, generation: int | None = None) -> None:
         """The planes took the changes. `generation`: what it is since."""
+        self._first = None
         self._writing, self._stales, self.cause = [], 0, "change"
         self._outgrown.clear()
         if generation is None or self._generation is None:

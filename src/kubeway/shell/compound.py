@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Protocol, runtime_checkable
 
+from kubeway.program.plan import Order
 from kubeway.program.plane import Plane
 from kubeway.program.program import Change, Key, Object
 
@@ -40,13 +41,16 @@ class Tended(Protocol):
 
 
 class Compound:
-    """`planes` by name, bottom first. `verify`: seconds after which they are to be read without a doubt."""
+    """`planes` by name, bottom first. `verify`: seconds after which they are to be read without a doubt.
 
-    def __init__(self, planes: Mapping[str, Plane], verify: float = inf) -> None:
+    `first`: the order of the first write, where it is another than the mode's.
+    """
+
+    def __init__(self, planes: Mapping[str, Plane], verify: float = inf, first: Order | None = None) -> None:
         self._planes = dict(planes)
         self._counting = [plane for plane in self._planes.values() if isinstance(plane, Counting)]
         self._tended = [plane for plane in self._planes.values() if isinstance(plane, Tended)]
-        self.verify = verify
+        self.verify, self.first = verify, first
 
     async def read(self) -> dict[Key, Object]:
         objects: dict[Key, Object] = {}

@@ -20,6 +20,7 @@ from typing import Final
 
 from kubeway.errors import KubewayError, Refused
 from kubeway.modes.chains.dispatch import EXTERNAL_WAYS_IN
+from kubeway.modes.chains.layout import NODE_PORTS
 from kubeway.planes.ipset.objects import set_key
 from kubeway.planes.xtables.objects import FAMILIES
 from kubeway.planes.xtables.ours import is_ours
@@ -32,6 +33,7 @@ from kubeway.wire.nfnetlink import Batch
 KUBE_PROXY: Final = "kube-proxy"
 
 _OURS: Final = (EXTERNAL_WAYS_IN.table, EXTERNAL_WAYS_IN.root)
+_LEADING: Final = ("nat", NODE_PORTS)  # not in ipvs mode
 _IP_SET: Final = Path("/sys/module/ip_set")
 _IP_VS: Final = Path("/proc/net/ip_vs")
 
@@ -56,6 +58,19 @@ def remove(keep: frozenset[str] = frozenset(), *, everybodys: bool) -> list[str]
     if problems:
         raise KubewayError("; ".join(problems))
     return removed
+
+
+def leads(holder: str) -> bool:
+    """Whether rules in this one of the kernel's iptables lead packets to endpoints, be they ours or others'.
+
+    Refused, Lost. Needs CAP_NET_ADMIN.
+    """
+    if holder == "legacy":
+        return _in_legacy(lambda table, chain: (table, chain) == _LEADING)
+    if not is_there():
+        return False
+    with NetlinkSocket() as socket:
+        return any(has_chain(socket, family, *_LEADING) for family in FAMILIES)
 
 
 def _nft(everybodys: bool) -> Iterator[str]:
@@ -92,7 +107,7 @@ def _nf_tables(everybodys: bool) -> Iterator[str]:
 def _legacy(everybodys: bool) -> Iterator[str]:
     from kubeway.shell.xtables_legacy import XtLegacyPlane
 
-    if not _in_legacy(everybodys):
+    if not _in_legacy(is_ours if everybodys else lambda table, chain: (table, chain) == _OURS):
         return
     plane = XtLegacyPlane()
     try:
@@ -102,14 +117,15 @@ def _legacy(everybodys: bool) -> Iterator[str]:
         plane.close()
 
 
-def _in_legacy(everybodys: bool) -> bool:
-    """Whether there is anything to remove; asked of the kernel, as the tools need more than CAP_NET_ADMIN."""
+def _in_legacy(meant: Callable[[str, str], bool]) -> bool:
+    """Whether there is such a chain (table, name); asked of the kernel, as the tools need more than
+    CAP_NET_ADMIN."""
     tables = KernelTables()
     try:
         for family in FAMILIES:
             for table in present(family):
                 for chain in chains(family, tables.entries(family, table)[1]):
-                    if is_ours(table, chain) if everybodys else (table, chain) == _OURS:
+                    if meant(table, chain):
                         return True
     except Refused as error:
         # The list of tables is root's. Whoever may not read it cannot have written there either.

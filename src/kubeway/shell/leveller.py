@@ -58,7 +58,8 @@ class Leveller:
         verify = getattr(plane, "verify", verify)
         if not repair:
             poll, verify = inf, inf
-        self.keeper = Keeper(linker.objects, mode.planes, law=law, poll=poll, verify=verify)
+        first = getattr(plane, "first", None)
+        self.keeper = Keeper(linker.objects, mode.planes, law=law, poll=poll, verify=verify, first=first)
         self._written, self._took, self._reading = 0, 0.0, 0.0
 
     async def level(self) -> KubewayError | None:

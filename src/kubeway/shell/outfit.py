@@ -136,10 +136,12 @@ def _iptables(mode: Mode, options: Options, linker: Linker, record: records.Reco
 def _ipvs(
     mode: Mode, options: Options, linker: Linker, record: records.Recorder, backend: str, drain: float
 ) -> Outfit:
+    from kubeway.modes.ipvs import IPVS
     from kubeway.planes.xtables.tally import Tally
     from kubeway.shell import ipset_plane, ipvs_plane, link_plane
     from kubeway.shell.addresses import local_addresses
     from kubeway.shell.ipvs_ours import ServersOfOurs
+    from kubeway.shell.leftovers import leads
     from kubeway.shell.sysctl_plane import SysctlPlane
 
     # All that is missing in one line: whoever mends it should not find the next thing at the next start.
@@ -161,4 +163,6 @@ def _ipvs(
         "link": links,
     }
     verify = min(tables.verify, servers.verify)
-    return Outfit(mode, Compound(planes, verify), frozenset({tables.back_end, "ipvs"}), figures)
+    first = IPVS.taking_over if leads(tables.back_end) else None
+    plane = Compound(planes, verify, first)
+    return Outfit(mode, plane, frozenset({tables.back_end, "ipvs"}), figures)

@@ -25,7 +25,7 @@ from kubeway.planes.xtables import objects as xtables
 from kubeway.planes.xtables.fates import fates as walk
 from kubeway.planes.xtables.objects import Jump
 from kubeway.program.program import Fragment, Key, Object, Origin
-from kubeway.values import SCTP, Ip, Proto, family_of
+from kubeway.values import SCTP, Ip, Proto, family_of, host_prefix
 
 _ADDRESS: Final = link.Address()
 _DRAINED: Final = ipvs.Destination(0)
@@ -48,6 +48,12 @@ class IpvsMode:
         (ipvs.PLANE, ipvs.KINDS),
         (ipset.PLANE, ipset.KINDS[-1:]),
         (link.PLANE, link.KINDS),
+    )
+    # At the start, where rules lead packets to endpoints already: until those are replaced no packet comes as
+    # far as servers, and once they are, each finds one.
+    taking_over: Final = (
+        *(one for one in planes if one[0] != xtables.PLANE),
+        (xtables.PLANE, xtables.KINDS),
     )
 
     def __init__(self) -> None:
@@ -199,7 +205,9 @@ def _in_sets(objects: dict[Key, Object], forward: Forward, frontend: Frontend, v
                     sets.put(objects, family, name, port)
     if frontend.sources is not None:
         sets.put(objects, family, sets.FIREWALLED, ip, proto, port)
+        own = None if ip is None else host_prefix(ip)
         for source in frontend.sources:
-            sets.put(objects, family, sets.SOURCE_CIDR, ip, proto, port, source)
+            if source != own:
+                sets.put(objects, family, sets.SOURCE_CIDR, ip, proto, port, source)
         if any(source.holds(ip or b"") for source in frontend.sources):
             sets.put(objects, family, sets.SOURCE_IP, ip, proto, port, ip)
