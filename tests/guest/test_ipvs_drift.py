@@ -57,7 +57,7 @@ def test_whatever_others_do_is_put_right(balanced: Place) -> None:
 
     def witnessed() -> list[str]:
         """All that stock tools tell, but for counters."""
-        said = node.run(["sh", "-ec", WITNESSES]).stdout
+        said = node.run(["sh", "-c", WITNESSES], check=False).stdout
         return sorted(
             re.sub(r" \[\d+:\d+\]$| initval \S+|^[\d]+: |^# .*", "", line) for line in said.splitlines()
         )
