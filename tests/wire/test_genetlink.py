@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kubeway.errors import Malformed
 from kubeway.wire import genetlink as genl
-from kubeway.wire.netlink import Message, attr, message, messages
+from kubeway.wire.netlink import Message, acked, attr, message, messages
 
 
 def test_a_family_is_asked_for_by_its_name() -> None:
@@ -32,7 +32,7 @@ def test_an_answer_without_it_is_malformed(told: bytes) -> None:
 @given(st.integers(0, 0xFFFF), st.binary(max_size=40))
 def test_to_ask_for_an_ack_changes_nothing_else(flags: int, body: bytes) -> None:
     plain = message(28, flags, body)
-    (before,), (after,) = messages(plain), messages(genl.acked(plain))
+    (before,), (after,) = messages(plain), messages(acked(plain))
     assert after == before._replace(flags=flags | 4)
 
 

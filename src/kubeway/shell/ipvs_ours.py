@@ -14,11 +14,9 @@ from typing import Protocol
 from kubeway.modes.ipvs import sets
 from kubeway.planes.ipset.objects import PLANE as IPSET
 from kubeway.planes.ipset.ours import name_for
+from kubeway.planes.ipvs.lift import Ours
 from kubeway.program.program import Key, Object
-from kubeway.values import SCTP, Ip, Prefix, family_of
-
-Ours = Callable[[Ip, int, int], bool]
-"""Whether the server at this address, protocol and port is ours."""
+from kubeway.values import SCTP, V4, V6, Ip, Prefix, family_of
 
 _WAYS = (
     sets.CLUSTER_IP,
@@ -27,7 +25,7 @@ _WAYS = (
     sets.LOAD_BALANCER,
     sets.NODE_PORT[SCTP],
 )
-_FAMILIES = (4, 6)
+_FAMILIES = (V4, V6)
 
 
 class Sets(Protocol):

@@ -42,8 +42,8 @@ from kubeway.shell.sightings import Sightings
 from kubeway.values import TCP, parse_ip
 from kubeway.wire import ip_vs_list
 from kubeway.wire import ipvs as wire
-from kubeway.wire.genetlink import NETLINK_GENERIC, acked, family_request, read_family
-from kubeway.wire.netlink import Ack
+from kubeway.wire.genetlink import NETLINK_GENERIC, family_request, read_family
+from kubeway.wire.netlink import Ack, acked
 from kubeway.wire.nfnetlink import number
 
 # Of the thread's network namespace, which need not be the process's.

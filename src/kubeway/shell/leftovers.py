@@ -32,7 +32,7 @@ from kubeway.wire.nfnetlink import Batch
 
 KUBE_PROXY: Final = "kube-proxy"
 
-_OURS: Final = (EXTERNAL_WAYS_IN.table, EXTERNAL_WAYS_IN.root)
+_OURS: Final = EXTERNAL_WAYS_IN.root
 _IP_SET: Final = Path("/sys/module/ip_set")
 _IP_VS: Final = Path("/proc/net/ip_vs")
 
@@ -66,7 +66,7 @@ def leads(holder: str) -> bool:
     """
     from kubeway.modes.ipvs.base import BALANCER
 
-    ours = _has(holder, EXTERNAL_WAYS_IN.root) and _has(holder, BALANCER)
+    ours = _has(holder, _OURS) and _has(holder, BALANCER)
     return _has(holder, SERVICES) and not ours
 
 
@@ -83,12 +83,9 @@ def _has(holder: str, chain: str) -> bool:
 def _nft(everybodys: bool) -> Iterator[str]:
     from kubeway.shell.nft import NftPlane
 
-    plane = NftPlane()
-    try:
+    with closing(NftPlane()) as plane:
         for family in plane.remove():
             yield f"table {family} kubeway"
-    finally:
-        plane.close()
 
 
 def _kube_proxys(everybodys: bool) -> Iterator[str]:
@@ -100,28 +97,21 @@ def _kube_proxys(everybodys: bool) -> Iterator[str]:
 def _nf_tables(everybodys: bool) -> Iterator[str]:
     from kubeway.shell.xtables_nft import XtNftPlane
 
-    with NetlinkSocket() as socket:
-        if not everybodys and not any(has_chain(socket, family, *_OURS) for family in FAMILIES):
-            return
-    plane = XtNftPlane()
-    try:
+    if not everybodys and not _has("nf_tables", _OURS):
+        return
+    with closing(XtNftPlane()) as plane:
         for table in plane.remove():
             yield f"rules in table {table} (iptables, nf_tables)"
-    finally:
-        plane.close()
 
 
 def _legacy(everybodys: bool) -> Iterator[str]:
     from kubeway.shell.xtables_legacy import XtLegacyPlane
 
-    if not _in_legacy(is_ours if everybodys else lambda table, chain: (table, chain) == _OURS):
+    if not (_in_legacy(is_ours) if everybodys else _has("legacy", _OURS)):
         return
-    plane = XtLegacyPlane()
-    try:
+    with closing(XtLegacyPlane()) as plane:
         for table in plane.remove():
             yield f"rules in table {table} (iptables, legacy)"
-    finally:
-        plane.close()
 
 
 def _in_legacy(meant: Callable[[str, str], bool]) -> bool:

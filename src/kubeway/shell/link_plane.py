@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -26,7 +25,7 @@ from kubeway.shell.netlink import describe as failure
 from kubeway.shell.netlink_events import NetlinkEvents
 from kubeway.values import Ip
 from kubeway.wire import rtnetlink as wire
-from kubeway.wire.netlink import NLM_F_ACK, Message
+from kubeway.wire.netlink import Message, acked
 from kubeway.wire.nfnetlink import number
 
 _READ_TRIES: Final = 10
@@ -215,7 +214,7 @@ class LinkPlane:
     def _send_some(self, parcels: Sequence[Parcel]) -> list[Parcel]:
         first = self._socket.reserve(len(parcels))
         requests = [parcel.data for parcel in parcels]
-        requests[-1] = _asking_for_an_ack(requests[-1])
+        requests[-1] = acked(requests[-1])
         acks = self._socket.transact(number(requests, first))
         if not any(ack.sequence == first + len(parcels) - 1 for ack in acks):
             raise Lost("netlink: no answer to the last of several requests")
@@ -262,8 +261,3 @@ def _link(netlink: NetlinkSocket, name: str) -> wire.Link | None:
 def _ip(parcel: Parcel) -> Ip:
     ip: Ip = parcel.change.key.name[0]
     return ip
-
-
-def _asking_for_an_ack(request: bytes) -> bytes:
-    flags = int.from_bytes(request[6:8], sys.byteorder) | NLM_F_ACK
-    return request[:6] + flags.to_bytes(2, sys.byteorder) + request[8:]

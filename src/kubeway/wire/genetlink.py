@@ -15,7 +15,6 @@ from typing import Final
 
 from kubeway.errors import Malformed
 from kubeway.wire.netlink import (
-    NLM_F_ACK,
     NLM_F_REQUEST,
     NLMSG_MIN_TYPE,
     Message,
@@ -35,8 +34,6 @@ CTRL_ATTR_FAMILY_NAME: Final = 2
 HEADER_SIZE: Final = 4
 
 _HEADER: Final = Struct("=BBH")  # command, version, reserved
-_FLAGS: Final = Struct("=H")
-_FLAGS_AT: Final = 6  # their place in a message
 
 
 def header(command: int, version: int = 1) -> bytes:
@@ -57,9 +54,3 @@ def read_family(m: Message) -> int:
     if len(value) != 2:
         raise Malformed(f"genetlink: a family's number of {len(value)} bytes")
     return int.from_bytes(value, byteorder)
-
-
-def acked(m: bytes) -> bytes:
-    """The same message, to be answered when it is done, too, and not only when it failed."""
-    flags: int = _FLAGS.unpack_from(m, _FLAGS_AT)[0]
-    return m[:_FLAGS_AT] + _FLAGS.pack(flags | NLM_F_ACK) + m[_FLAGS_AT + 2 :]

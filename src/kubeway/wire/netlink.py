@@ -43,6 +43,8 @@ NLMSGERR_ATTR_OFFS: Final = 2
 
 HEADER: Final = Struct("=IHHII")  # length, type, flags, sequence, port
 ATTR: Final = Struct("=HH")  # length, type
+_FLAGS: Final = Struct("=H")
+_FLAGS_AT: Final = 6  # their place in a message
 _U32: Final = Struct(">I")
 _U64: Final = Struct(">Q")
 _ERRNO: Final = Struct("=i")
@@ -81,6 +83,12 @@ def be64(kind: int, value: int) -> bytes:
 def message(kind: int, flags: int, body: bytes, sequence: int = 0) -> bytes:
     """One message. The body is already aligned: headers are, and `attr` pads."""
     return HEADER.pack(16 + len(body), kind, flags, sequence, 0) + body
+
+
+def acked(m: bytes) -> bytes:
+    """The same message, to be answered when it is done, too, and not only when it failed."""
+    flags: int = _FLAGS.unpack_from(m, _FLAGS_AT)[0]
+    return m[:_FLAGS_AT] + _FLAGS.pack(flags | NLM_F_ACK) + m[_FLAGS_AT + 2 :]
 
 
 class Message(NamedTuple):

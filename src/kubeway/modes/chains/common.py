@@ -6,9 +6,11 @@ Source of names, marks and comments: pkg/proxy/iptables/proxier.go.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
-from kubeway.model.node import FamilyView
+from kubeway.model.node import FamilyView, NodeView
+from kubeway.modes.chains.clients import outside
 from kubeway.modes.chains.dispatch import Tree
 from kubeway.modes.chains.layout import LOOPBACKS
 from kubeway.planes.xtables.objects import (
@@ -18,18 +20,36 @@ from kubeway.planes.xtables.objects import (
     CtState,
     Destination,
     Drop,
+    Family,
     Jump,
     Mark,
     MarkXset,
     Masquerade,
+    Match,
     Return,
     Rule,
+    TableName,
+    jump_key,
 )
+from kubeway.program.program import Key, Object
 from kubeway.values import host_prefix, parse_prefix
 
 PORTALS: Final = "kubernetes service portals"
 NEW: Final = CtState(("NEW",))
 TRANSLATED: Final = CtState(("DNAT",))
+
+Jumps = Mapping[tuple[TableName, str], tuple[tuple[str, bool, str], ...]]
+"""At the top of each chain that the kernel calls, in order: where to, only new flows, why."""
+
+
+def jumping(family: Family, jumps: Jumps) -> dict[Key, Object]:
+    """The rules by which the kernel's own chains call ours."""
+    objects: dict[Key, Object] = {}
+    for (table, hook), targets in jumps.items():
+        for at, (chain, new, why) in enumerate(targets, 1):
+            matches: tuple[Match, ...] = (*((NEW,) if new else ()), *((Comment(why),) if why else ()))
+            objects[jump_key(family, table, hook, at)] = Rule(matches, Jump(chain))
+    return objects
 
 
 def into(tree: Tree) -> Rule:
@@ -59,6 +79,13 @@ def forwarding(mark: int) -> list[Rule]:
         Rule((Comment("kubernetes forwarding rules"), Mark(mark, mark)), Accept()),
         Rule((Comment("kubernetes forwarding conntrack rule"), established), Accept()),
     ]
+
+
+def hidden(view: FamilyView, node: NodeView) -> tuple[tuple[Match, ...], ...]:
+    """Whom endpoints of cluster IPs do not see: for each sort of client, how it is known."""
+    if node.masquerade_all:
+        return ((),)
+    return outside(view.detector) if view.detector is not None else ()
 
 
 def unallocated(view: FamilyView) -> list[Rule]:

@@ -17,13 +17,14 @@ from typing import Final
 
 from kubeway.model.node import FamilyView, NodeView
 from kubeway.modes.chains import dispatch
-from kubeway.modes.chains.clients import outside
 from kubeway.modes.chains.common import (
-    NEW,
     PORTALS,
     TRANSLATED,
+    Jumps,
     forwarding,
+    hidden,
     into,
+    jumping,
     marking,
     masquerading,
     to_node,
@@ -47,14 +48,12 @@ from kubeway.modes.chains.layout import (
 from kubeway.planes import nfacct, sysctl
 from kubeway.planes.xtables.objects import (
     MARTIANS,
-    Comment,
     CtState,
     Drop,
     Goto,
     Jump,
     Mark,
     MarkXset,
-    Match,
     Nfacct,
     Return,
     Rule,
@@ -72,8 +71,7 @@ _EXTERNAL: Final = "kubernetes externally-visible service portals"
 _BALANCER: Final = "kubernetes load balancer firewall"
 _NODE_PORTS_LAST: Final = "kubernetes service nodeports; NOTE: this must be the last rule in this chain"
 
-# In the order in which they stand at the top of each chain: where to, only new flows, why.
-_JUMPS: Final[dict[tuple[TableName, str], tuple[tuple[str, bool, str], ...]]] = {
+_JUMPS: Final[Jumps] = {
     ("filter", "INPUT"): (
         (SHARED_FIREWALL, False, ""),
         (FIREWALL, True, _BALANCER),
@@ -100,11 +98,7 @@ _JUMPS: Final[dict[tuple[TableName, str], tuple[tuple[str, bool, str], ...]]] = 
 def base(number: int, node: NodeView) -> dict[Key, Object]:
     """Of one family."""
     family, view = FAMILIES[number], node.family(number)
-    objects: dict[Key, Object] = {}
-    for (table, hook), jumps in _JUMPS.items():
-        for at, (chain, new, why) in enumerate(jumps, 1):
-            matches: tuple[Match, ...] = (*((NEW,) if new else ()), *((Comment(why),) if why else ()))
-            objects[jump_key(family, table, hook, at)] = Rule(matches, Jump(chain))
+    objects = jumping(family, _JUMPS)
     objects[chain_key(family, "filter", SHARED_FIREWALL)] = CHAIN
     if view.loopback:
         objects[jump_key(family, "filter", SHARED_FIREWALL, 1)] = MARTIANS
@@ -120,14 +114,14 @@ def base(number: int, node: NodeView) -> dict[Key, Object]:
 
 
 def _nat(view: FamilyView, node: NodeView) -> dict[tuple[TableName, str], list[Rule]]:
-    mark, hidden = node.mark, _from_outside(view, node)
+    mark, from_outside = node.mark, _from_outside(view, node)
     node_ports = to_node(view, Jump(NODE_PORTS), _NODE_PORTS_LAST)
     chains: dict[tuple[TableName, str], list[Rule]] = {
         # An address keeps its port where nobody serves it: what leads there ends in nat's ACCEPT, so that no
         # node port of the same number steps in.
         ("nat", SERVICES): [
             into(dispatch.EXTERNAL_WAYS_IN),
-            *hidden,
+            *from_outside,
             into(dispatch.WAYS_IN),
             *node_ports,
         ],
@@ -139,7 +133,7 @@ def _nat(view: FamilyView, node: NodeView) -> dict[tuple[TableName, str], list[R
         ],
         ("nat", MARK_MASQ): marking(mark),
     }
-    if hidden:
+    if from_outside:
         # Marked before it is known whether the packet is for a cluster IP: so no service port has a rule for
         # this, which would be one of seven. What finds no Service goes on as it came.
         chains["nat", OUTSIDE] = [
@@ -157,13 +151,8 @@ def _from_outside(view: FamilyView, node: NodeView) -> list[Rule]:
     A goto: of what comes back from there, nothing is asked again. It stands before the jump to the same
     tree, as a chain that the kernel has validated at some depth is not looked at again at a lesser one.
     """
-    hidden: tuple[tuple[Match, ...], ...] = ()
-    if node.masquerade_all:
-        hidden = ((),)
-    elif view.detector is not None:
-        hidden = outside(view.detector)
     unmarked = Mark(node.mark, node.mark, invert=True)
-    return [Rule((*each, unmarked), Goto(OUTSIDE)) for each in hidden]
+    return [Rule((*each, unmarked), Goto(OUTSIDE)) for each in hidden(view, node)]
 
 
 def _came_by_loopback(view: FamilyView, node: NodeView) -> list[Rule]:

@@ -15,12 +15,13 @@ from typing import Final
 
 from kubeway.model.node import FamilyView, Ipvs, NodeView
 from kubeway.modes.chains import dispatch
-from kubeway.modes.chains.clients import outside
 from kubeway.modes.chains.common import (
-    NEW,
     PORTALS,
     TRANSLATED,
+    Jumps,
     forwarding,
+    hidden,
+    jumping,
     marking,
     masquerading,
     to_node,
@@ -52,14 +53,12 @@ from kubeway.planes.xtables.objects import (
     InSet,
     Jump,
     Masquerade,
-    Match,
     Reject,
     Return,
     Rule,
     Rules,
     TableName,
     chain_key,
-    jump_key,
     rules_key,
 )
 from kubeway.program.program import Key, Object
@@ -78,8 +77,7 @@ _FIREWALL: Final = "kube-proxy firewall rules"
 _ACCESS: Final = "kubernetes ipvs access filter"
 _NODE_PORTS: Final = "kubernetes service nodeports"
 
-# In the order in which they stand at the top of each chain: where to, only new flows, why.
-_JUMPS: Final[dict[tuple[TableName, str], tuple[tuple[str, bool, str], ...]]] = {
+_JUMPS: Final[Jumps] = {
     ("mangle", "OUTPUT"): ((FIREWALL, True, _FIREWALL),),
     ("filter", "INPUT"): (
         (FIREWALL, True, _FIREWALL),
@@ -125,11 +123,7 @@ def settings(node: Ipvs) -> dict[Key, Object]:
 def base(number: int, node: NodeView) -> dict[Key, Object]:
     """Of one family."""
     family, view = FAMILIES[number], node.family(number)
-    objects: dict[Key, Object] = {LINK: Dummy(), **sets.base(number)}
-    for (table, hook), jumps in _JUMPS.items():
-        for at, (chain, new, why) in enumerate(jumps, 1):
-            matches: tuple[Match, ...] = (*((NEW,) if new else ()), Comment(why))
-            objects[jump_key(family, table, hook, at)] = Rule(matches, Jump(chain))
+    objects: dict[Key, Object] = {LINK: Dummy(), **sets.base(number), **jumping(family, _JUMPS)}
     for tree in TREES:
         objects[chain_key(family, tree.table, tree.root)] = CHAIN
     asked = _Asked(number)
@@ -173,7 +167,7 @@ def _nat(asked: _Asked, view: FamilyView, node: NodeView) -> dict[tuple[TableNam
         ("nat", SERVICES): [
             *[
                 Rule((*each, cluster_ip, Comment("clients that are hidden from endpoints")), _MARK)
-                for each in _hidden(view, node)
+                for each in hidden(view, node)
             ],
             Rule((cluster_ip,), _ACCEPT),
             Rule((external,), _MARK),
@@ -204,13 +198,6 @@ def _nat(asked: _Asked, view: FamilyView, node: NodeView) -> dict[tuple[TableNam
             *masquerading(mark),
         ],
     }
-
-
-def _hidden(view: FamilyView, node: NodeView) -> tuple[tuple[Match, ...], ...]:
-    """Whom endpoints of cluster IPs do not see."""
-    if node.masquerade_all:
-        return ((),)
-    return outside(view.detector) if view.detector is not None else ()
 
 
 def _not_link_local(view: FamilyView) -> list[Rule]:
