@@ -26,6 +26,7 @@ from kubeway.planes.nft.objects import (
     Chain,
     Cmp,
     Ct,
+    CtSet,
     Dnat,
     Drop,
     Dynset,
@@ -48,6 +49,8 @@ from kubeway.planes.nft.objects import (
     Rule,
     Rules,
     Set,
+    SocketTransparent,
+    Tproxy,
     Verdict,
     chain_key,
     element_key,
@@ -148,6 +151,8 @@ class Machine(Passage):
         super().__init__(world.packet, addresses)
         self.world = world
         self.meta = {"mark": bytes(4), "priority": bytes(4)}
+        self.flow_mark = bytes(4)
+        self.handed: int | None = None  # the port of the listener that takes it
         self.status = 0
         self.memory = dict(memory)
         self.registers = bytearray(64)
@@ -172,6 +177,14 @@ class Machine(Passage):
                 self.remember(expr)
             case MetaSet(reg, key):
                 self.meta[key] = self.value(reg, 4)
+            case CtSet(reg):
+                self.flow_mark = self.value(reg, 4)
+            case SocketTransparent():
+                # The first packet of a flow belongs to no connection; that its sender's socket is of that
+                # kind is nothing that a packet tells.
+                return Broken.RULE
+            case Tproxy(_, port):
+                self.handed = int.from_bytes(self.value(port, 2), "big")
             case Bitwise(reg, mask, xor):
                 old = self.value(reg, len(mask))
                 self.store(reg, bytes(b & m ^ x for b, m, x in zip(old, mask, xor, strict=True)))
@@ -202,6 +215,8 @@ class Machine(Passage):
                 return self.iif.encode()[:15].ljust(16, b"\0")
             case Meta(_, key):
                 return self.meta[key]
+            case Ct(_, "mark"):
+                return self.flow_mark
             case Ct(_, key):
                 return host(_NEW if key == "state" else self.status)
             case Fib(_, of):
