@@ -61,3 +61,11 @@ def way_key(list_: List, ip: Ip | None, proto: int, port: int, family: int = V4)
     in order, so there is nothing but an address in that place.
     """
     return Key(PLANE, "way", (list_, ANY[family] if ip is None else ip, proto, port))
+
+
+def sees(one: Endpoint, client: Ip, hidden: bool) -> bool:
+    """Whether the endpoint sees the client's own address; else the node's. `hidden`: the listener hides it.
+
+    An endpoint that asks for its own Service would never answer itself by way of the node.
+    """
+    return not (hidden or one.itself or one.ip == client)
