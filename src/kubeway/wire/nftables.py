@@ -241,9 +241,7 @@ def socket_transparent(reg: int) -> bytes:
 
 
 def tproxy(family: str, ip: int, port: int) -> bytes:
-    return expression(
-        "tproxy", be32(1, FAMILIES[family]), be32(2, register(ip)), be32(3, register(port))
-    )
+    return expression("tproxy", be32(1, FAMILIES[family]), be32(2, register(ip)), be32(3, register(port)))
 
 
 def fib(reg: int, of: str) -> bytes:

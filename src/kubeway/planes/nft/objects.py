@@ -75,8 +75,7 @@ class Set(Struct, frozen=True):
 
 
 class Chain(Struct, frozen=True):
-    """A chain; a base chain if it has a hook. "route" (at output): a packet that leaves it with another mark is
-    routed anew."""
+    """A chain; a base chain if it has a hook. A "route" routes anew what it gave another mark."""
 
     type: Literal["", "filter", "nat", "route"] = ""
     hook: Literal["", "prerouting", "input", "forward", "output", "postrouting"] = ""
@@ -236,8 +235,8 @@ class Tproxy(Struct, frozen=True, tag=True):
     """Hand the packet to the socket of its own connection or, if it has none, to the one that listens at the
     address and port in the registers; go on only if there is one.
 
-    Only in prerouting, of TCP and UDP, and not a verdict. What the packet is addressed to stays; so it has to be
-    routed to this node, too.
+    Only in prerouting, of TCP and UDP, and not a verdict. What the packet is addressed to stays; so it has to
+    be routed to this node, too.
     """
 
     ip: int

@@ -158,9 +158,7 @@ class _Teller:
                 return self.act(expr)
         return None
 
-    def load(
-        self, expr: Payload | Meta | Ct | SocketTransparent | Fib | Immediate | Numgen
-    ) -> _Loaded:
+    def load(self, expr: Payload | Meta | Ct | SocketTransparent | Fib | Immediate | Numgen) -> _Loaded:
         match expr:
             case Payload():
                 return self.payload(expr)
