@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from kubeway.errors import Malformed
 from kubeway.planes.link import DEVICE, KINDS, LINK, Address, Dummy, Route, address_key, objects, route_key
 from kubeway.planes.link.lift import lift, on_link
-from kubeway.planes.link.lower import Parcel, clear, lower, lower_link, needs_link, settle
+from kubeway.planes.link.lower import clear, lower, lower_link, needs_link, settle
 from kubeway.planes.link.news import News
 from kubeway.planes.link.objects import METRIC, PROTOCOL, Alien, Mixed
+from kubeway.planes.link.parcel import Parcel
 from kubeway.planes.memory import MemoryPlane
 from kubeway.program.plan import apply, diff, steps
 from kubeway.program.program import Change, Key, Object

@@ -101,7 +101,7 @@ def test_links_are_named(request_: Callable[[str], bytes], kind: int) -> None:
 
 @pytest.mark.parametrize("family", [rt.AF_INET, rt.AF_INET6])
 def test_it_asks_for_the_routes_of_table_local(family: int) -> None:
-    (m,) = messages(rt.local_routes_request(family))
+    (m,) = messages(rt.routes_request(family))
     assert (m.kind, m.flags) == (rt.RTM_GETROUTE, NLM_F_REQUEST | NLM_F_DUMP)
     assert bytes(m.body) == bytes([family, 0, 0, 0, 255, 0, 0, 0]) + bytes(4)
 
@@ -237,7 +237,7 @@ def test_any_bytes_are_read_or_malformed(
 
 def passes(event: bytes) -> bool:
     """The filter, run as the kernel would run it (include/uapi/linux/bpf_common.h)."""
-    steps = list(struct.iter_unpack("=HBBI", rt.ONLY_LOCAL_ROUTES))
+    steps = list(struct.iter_unpack("=HBBI", rt.only_routes_of(rt.RT_TABLE_LOCAL)))
     at, held = 0, 0
     while True:
         code, yes, no, value = steps[at]
