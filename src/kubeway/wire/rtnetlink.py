@@ -273,7 +273,8 @@ def del_homeward(family: int, table: int, protocol: int) -> bytes:
 def _homeward(kind: int, flags: int, family: int, table: int, protocol: int) -> bytes:
     scope = RT_SCOPE_HOST if family == AF_INET else RT_SCOPE_UNIVERSE
     head = _RTMSG.pack(family, 0, 0, 0, table, protocol, scope, RTN_LOCAL, 0)
-    return message(kind, NLM_F_REQUEST | flags, head + attr(RTA_OIF, _U32.pack(LOOPBACK)))
+    everything = attr(RTA_DST, bytes(4 if family == AF_INET else 16))
+    return message(kind, NLM_F_REQUEST | flags, head + everything + attr(RTA_OIF, _U32.pack(LOOPBACK)))
 
 
 def _route(
@@ -323,24 +324,19 @@ def rules_request(family: int) -> bytes:
 
 
 def new_rule(rule: Rule) -> bytes:
-    """EEXIST if there is one like it."""
-    return _rule(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, rule)
+    """EEXIST if there is one like it. The table is one below 256."""
+    return _rule(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, FR_ACT_TO_TBL, rule)
 
 
 def del_rule(rule: Rule) -> bytes:
     """Delete the first rule of this priority, mark and table, whatever else it asks for; ENOENT if there is
     none."""
-    return _rule(RTM_DELRULE, 0, rule)
+    return _rule(RTM_DELRULE, 0, 0, rule)
 
 
-def _rule(kind: int, flags: int, rule: Rule) -> bytes:
-    head = _RULE_HDR.pack(rule.family, 0, 0, 0, 0, 0, 0, FR_ACT_TO_TBL, 0)
-    numbers = (
-        (FRA_PRIORITY, rule.priority),
-        (FRA_FWMARK, rule.mark),
-        (FRA_FWMASK, rule.mask),
-        (FRA_TABLE, rule.table),
-    )
+def _rule(kind: int, flags: int, action: int, rule: Rule) -> bytes:
+    head = _RULE_HDR.pack(rule.family, 0, 0, 0, rule.table & 0xFF, 0, 0, action, 0)
+    numbers = (FRA_PRIORITY, rule.priority), (FRA_FWMARK, rule.mark), (FRA_FWMASK, rule.mask)
     body = b"".join(attr(number, _U32.pack(value)) for number, value in numbers)
     return message(kind, NLM_F_REQUEST | flags, head + body + attr(FRA_PROTOCOL, bytes([rule.protocol])))
 

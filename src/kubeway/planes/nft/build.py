@@ -36,6 +36,7 @@ from kubeway.values import Prefix
 
 Phrase = tuple[Expr, ...]
 
+CT_ESTABLISHED, CT_RELATED = 2, 4
 CT_NEW = 8  # NF_CT_STATE_BIT(IP_CT_NEW)
 CT_DNAT = 0x20  # IPS_DST_NAT
 RTN_LOCAL = 2
@@ -108,6 +109,11 @@ def priority_is(number: int, mask: int) -> Phrase:
     return Meta(0, "priority"), Bitwise(0, host32(mask), bytes(4)), Cmp(0, "==", host32(number))
 
 
+def priority(number: int) -> Phrase:
+    """`meta priority set b000:1`"""
+    return Immediate(0, host32(number)), MetaSet(0, "priority")
+
+
 def priority_zero() -> Phrase:
     """`meta priority set none`"""
     return Immediate(0, bytes(4)), MetaSet(0, "priority")
@@ -143,6 +149,11 @@ def _bits(load_them: Expr, bits: int) -> Phrase:
 def new_flow() -> Phrase:
     """`ct state new`"""
     return _bits(Ct(0, "state"), CT_NEW)
+
+
+def known_flow() -> Phrase:
+    """`ct state established,related`"""
+    return _bits(Ct(0, "state"), CT_ESTABLISHED | CT_RELATED)
 
 
 def translated() -> Phrase:

@@ -57,7 +57,7 @@ from kubeway.planes.nft.objects import (
     rules_key,
     set_key,
 )
-from kubeway.program.passage import Passage
+from kubeway.program.passage import Passage, Relay
 from kubeway.program.program import Key
 from kubeway.values import Ip
 
@@ -81,11 +81,16 @@ def host(number: int) -> bytes:
 
 
 class World:
-    """What is the same in every branch: the program, and the packet as it came."""
+    """What is the same in every branch: the program, the packet as it came, where a mark with a bit of
+    `homing` leads to (here), and where a packet ends that a listener took."""
 
-    def __init__(self, objects: Mapping[Key, object], packet: Packet) -> None:
+    def __init__(
+        self, objects: Mapping[Key, object], packet: Packet, homing: int = 0, relay: Relay | None = None
+    ) -> None:
         self.objects = objects
         self.packet = packet
+        self.homing = host(homing)
+        self.relay = relay
         self.family: Family = "ip" if len(packet.dst) == 4 else "ip6"
         self.hooks = self.base_chains()
 
@@ -157,6 +162,11 @@ class Machine(Passage):
         self.memory = dict(memory)
         self.registers = bytearray(64)
         self.chain = ""
+
+    @property
+    def is_here(self) -> bool:
+        homing = any(a & b for a, b in zip(self.meta["mark"], self.world.homing, strict=True))
+        return homing or super().is_here
 
     def store(self, reg: int, value: bytes) -> None:
         value = pad(value)
