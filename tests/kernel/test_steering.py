@@ -320,15 +320,16 @@ def test_a_connection_outlives_its_way_in(steered: Steered, who: str) -> None:
             within(lab, lambda: write(steered.program))
 
 
-def test_with_reverse_path_filters_packets_come_all_the_same(steered: Steered) -> None:
+@pytest.mark.parametrize("name", ["conf.all.rp_filter", "tcp_fwmark_accept", "fwmark_reflect"])
+def test_however_the_node_is_set_packets_come(steered: Steered, name: str) -> None:
     lab = steered.lab
     try:
-        lab.node.sysctl({"net.ipv4.conf.all.rp_filter": 1})
+        lab.node.sysctl({f"net.ipv4.{name}": 1})
         for who in ("pod/client", "pod/y", "outside", "node"):
             answer = lab.host(who).ask("10.96.0.10", 80, source=HOSTS[who])
             assert answer.name == "a", who
     finally:
-        lab.node.sysctl({"net.ipv4.conf.all.rp_filter": 0})
+        lab.node.sysctl({f"net.ipv4.{name}": 0})
 
 
 def test_a_listener_is_out_of_reach_from_elsewhere(steered: Steered) -> None:

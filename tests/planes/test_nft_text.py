@@ -188,6 +188,10 @@ def words(family: Family) -> dict[str, Exprs]:
             *(mark, Bitwise(0, host32(0x0F0F0F0F), host32(0x101))),
             MetaSet(0, "mark"),
         ),
+        "meta mark set meta mark & 0xffffbfff": (
+            *(mark, Bitwise(0, host32(0xFFFFBFFF), zero)),
+            MetaSet(0, "mark"),
+        ),
         "meta mark set 0x00000007": (Immediate(0, host32(7)), MetaSet(0, "mark")),
         "meta mark != 0x00000007 accept": (mark, Cmp(0, "!=", host32(7)), Accept()),
         "meta priority & f000:0 == b000:0 accept": (

@@ -90,7 +90,9 @@ def _base_chains(words: Words, view: FamilyView, bit: int) -> Chains:
             Chain("route", "output", _STEER),
             [
                 others,
-                b.rule(b.transparent(), b.flow_mark_on(bit), accept, comment="the relay's"),
+                # A connection may have taken over the mark of its first packet (net.ipv4.tcp_fwmark_accept);
+                # what it sends is not for this node for that.
+                b.rule(b.transparent(), b.flow_mark_on(bit), b.mark_off(bit), accept, comment="the relay's"),
                 firewall,
                 dispatch,
                 b.rule(b.flow_marked(bit), home, comment="of a steered flow; or an answer to the relay"),

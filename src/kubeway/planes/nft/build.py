@@ -177,6 +177,11 @@ def mark_on(mark: int) -> Phrase:
     return Meta(0, "mark"), Bitwise(0, host32(rest), host32(mark)), MetaSet(0, "mark")
 
 
+def mark_off(mark: int) -> Phrase:
+    """`meta mark set meta mark & 0xffffbfff`"""
+    return Meta(0, "mark"), Bitwise(0, host32(0xFFFFFFFF ^ mark), bytes(4)), MetaSet(0, "mark")
+
+
 def mark_flip(mark: int) -> Phrase:
     """`meta mark set meta mark ^ 0x4000`"""
     return Meta(0, "mark"), Bitwise(0, host32(0xFFFFFFFF), host32(mark)), MetaSet(0, "mark")
