@@ -25,6 +25,7 @@ _DESCRIBED = {
     "ipset": "kubeway.planes.ipset.describe",
     "ipvs": "kubeway.planes.ipvs.describe",
     "link": "kubeway.planes.link.objects",
+    "relay": "kubeway.planes.relay.describe",
 }
 
 

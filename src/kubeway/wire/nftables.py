@@ -56,7 +56,8 @@ DROP, ACCEPT, CONTINUE, BREAK, JUMP, GOTO, RETURN = 0, 1, -1, -2, -3, -4, -5
 
 HOOKS: Final = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}
 META: Final = {"mark": 3, "priority": 2, "iifname": 6, "l4proto": 16}
-CT: Final = {"state": 0, "status": 2}
+CT: Final = {"state": 0, "status": 2, "mark": 3}
+SOCKET_TRANSPARENT: Final = 0
 FIB_TYPE: Final = 3  # NFT_FIB_RESULT_ADDRTYPE
 FIB_SADDR, FIB_DADDR = 1, 2
 PAYLOAD_BASE: Final = {"network": 1, "transport": 2}
@@ -229,6 +230,18 @@ def meta_set(reg: int, key: str) -> bytes:
 
 def ct(reg: int, key: str) -> bytes:
     return expression("ct", be32(1, register(reg)), be32(2, CT[key]))
+
+
+def ct_set(reg: int, key: str) -> bytes:
+    return expression("ct", be32(2, CT[key]), be32(4, register(reg)))
+
+
+def socket_transparent(reg: int) -> bytes:
+    return expression("socket", be32(1, SOCKET_TRANSPARENT), be32(2, register(reg)))
+
+
+def tproxy(family: str, ip: int, port: int) -> bytes:
+    return expression("tproxy", be32(1, FAMILIES[family]), be32(2, register(ip)), be32(3, register(port)))
 
 
 def fib(reg: int, of: str) -> bytes:

@@ -24,6 +24,7 @@ from kubeway.planes.nft.objects import (
     Chain,
     Cmp,
     Ct,
+    CtSet,
     Dnat,
     Drop,
     Dynset,
@@ -46,7 +47,9 @@ from kubeway.planes.nft.objects import (
     Rule,
     Rules,
     Set,
+    SocketTransparent,
     Table,
+    Tproxy,
     chain_key,
     element_key,
     rules_key,
@@ -128,7 +131,7 @@ def _lift_chain(attrs: Attrs) -> Chain | Alien:
     type_ = read_text(need(attrs, 7, "a base chain's type"))
     point = _HOOK.get(read_be32(need(hook, 1, "a base chain's hook")))
     policy = read_be32(attrs[5]) if 5 in attrs else wire.ACCEPT
-    if type_ not in ("filter", "nat") or point is None or policy != wire.ACCEPT:
+    if type_ not in ("filter", "nat", "route") or point is None or policy != wire.ACCEPT:
         return Alien("a base chain of another kind")
     priority = read_be32(need(hook, 2, "a base chain's priority"))
     signed = priority - (1 << 32) if priority >> 31 else priority
@@ -216,7 +219,21 @@ def _meta(a: Attrs) -> Expr | None:
 
 def _ct(a: Attrs) -> Expr | None:
     key = _CT.get(_number(a, 2))
+    if key == "mark" and 4 in a:
+        return CtSet(_reg(a, 4), key)  # type: ignore[arg-type]
     return Ct(_reg(a, 1), key) if key is not None and 1 in a and 3 not in a else None  # type: ignore[arg-type]
+
+
+def _socket(a: Attrs) -> Expr | None:
+    if _number(a, 1, 99) != wire.SOCKET_TRANSPARENT or 2 not in a:
+        return None
+    return SocketTransparent(_reg(a, 2))
+
+
+def _tproxy(a: Attrs) -> Expr | None:
+    if _number(a, 1) not in _FAMILIES or 2 not in a or 3 not in a:
+        return None
+    return Tproxy(_reg(a, 2), _reg(a, 3))
 
 
 def _fib(a: Attrs) -> Expr | None:
@@ -294,6 +311,8 @@ _LIFT: Final[dict[str, Callable[[Attrs], Expr | None]]] = {
     "payload": _payload,
     "meta": _meta,
     "ct": _ct,
+    "socket": _socket,
+    "tproxy": _tproxy,
     "fib": _fib,
     "bitwise": _bitwise,
     "cmp": _cmp,
