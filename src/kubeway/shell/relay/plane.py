@@ -39,7 +39,7 @@ _END: Final = 5.0  # seconds that a worker has to end when it is told to
 _EXIT: Final = 0.2  # and when it was seen to close its channel, which is the last it does
 _DIED: Final = "it died"
 
-Made = dict[Listening, list[socket.socket]]
+Made = list[tuple[Listening, list[socket.socket]]]
 
 
 class RelayPlane:
@@ -67,12 +67,12 @@ class RelayPlane:
         self.program: Mapping[Key, Object] = {} if program is None else program
         self._limits, self._tell = limits, told
         self._held: dict[Key, Way] = {}
-        self._sockets: Made = {}
+        self._sockets: Made = []
         self._past: dict[Key, Tally] = {}
         self._closed = False
         try:
             for what in listeners:
-                self._sockets[what] = listen(what, workers)
+                self._sockets.append((what, listen(what, workers)))
         except BaseException:
             self._close_sockets()
             raise
@@ -80,7 +80,7 @@ class RelayPlane:
 
     def ports(self) -> list[int]:
         """The ports of the listeners, in their order."""
-        return [sockets[0].getsockname()[1] for sockets in self._sockets.values()]
+        return [sockets[0].getsockname()[1] for _, sockets in self._sockets]
 
     def close(self, patience: float = 0.0) -> None:
         """Take nobody any more. Connections break, or have so many seconds to end by themselves.
@@ -96,7 +96,7 @@ class RelayPlane:
                 worker.end(_END)
 
     def _close_sockets(self) -> None:
-        for sockets in self._sockets.values():
+        for _, sockets in self._sockets:
             for sock in sockets:
                 sock.close()
 
@@ -157,8 +157,7 @@ class RelayPlane:
     def beginning(self, number: int, start: float) -> tuple[bytes, list[int]]:
         """What a worker begins with, and the descriptors it is to inherit."""
         given = [
-            Given(sockets[number].fileno(), TCP, what.list_, what.keeps)
-            for what, sockets in self._sockets.items()
+            Given(sockets[number].fileno(), TCP, what.list_, what.keeps) for what, sockets in self._sockets
         ]
         ways = [(key.name, way) for key, way in self._held.items()]
         return (
