@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from math import inf
 from random import Random
 
@@ -10,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kubeway.planes.relay.datagram import Session, Sessions
+from kubeway.planes.relay.datagram import PORTS, Session, Sessions
 from kubeway.planes.relay.entrance import Entrance
 from kubeway.planes.relay.objects import Endpoint, Way
 from kubeway.values import Ip
@@ -30,15 +31,13 @@ class Play:
     def __init__(self, *endpoints: Endpoint, most: int = 100, first: float = 30, idle: float = 120) -> None:
         self.entrance = Entrance(Way(endpoints, demote=True))
         self.sessions = Sessions(most, first, idle)
-        self.ports: dict[str, int] = {}
 
     def ask(self, client: str, now: float) -> tuple[Session, list[object]]:
         """As a carrier does: the session of this client's datagram, and who had to go."""
         if (one := self.sessions.find(client)) is not None:
             self.sessions.asked(one, now)
             return one, []
-        port = self.ports.setdefault(client, 1000 + len(self.ports))
-        new, gone = self.sessions.open(client, self.entrance, ME, port, False, now, Random(1))
+        new, gone = self.sessions.open(client, self.entrance, ME, False, now, Random(1))
         assert new is not None
         return new, [] if gone is None else [gone.key]
 
@@ -57,7 +56,7 @@ def test_a_client_keeps_its_endpoint_and_another_one_has_its_own_turn() -> None:
 
 def test_without_endpoints_there_is_no_session() -> None:
     play = Play()
-    assert play.sessions.open("x", play.entrance, ME, 1, False, 0, Random(1)) == (None, None)
+    assert play.sessions.open("x", play.entrance, ME, False, 0, Random(1)) == (None, None)
     assert len(play.sessions) == 0
     assert play.entrance.tally.refused == play.entrance.tally.connections == 1
 
@@ -144,7 +143,7 @@ def test_one_ways_endpoint_that_leaves_stays_with_another_way() -> None:
     play = Play(A)
     other = Entrance(Way((A,)))
     play.ask("a", 0)
-    new, _ = play.sessions.open("b", other, ME, 7, False, 0, Random(1))
+    new, _ = play.sessions.open("b", other, ME, False, 0, Random(1))
     assert ended(play.sessions.left(play.entrance, play.entrance.become(Way(())))) == ["a"]
     assert play.sessions.find("b") is new
 
@@ -161,19 +160,37 @@ def test_a_refusal_ends_the_session_and_speaks_against_the_endpoint() -> None:
 # --- what the endpoint sees -----------------------------------------------------------------------
 
 
-def test_two_ways_of_one_client_to_one_endpoint_are_not_mixed_up() -> None:
-    play = Play(A)
-    first, _ = play.sessions.open("one", play.entrance, ME, 7, False, 0, Random(1))
-    second, _ = play.sessions.open("two", Entrance(Way((A,))), ME, 7, False, 0, Random(1))
-    assert first is not None
-    assert second is not None
-    assert (first.as_client, first.with_port) == (True, True)
-    assert (second.as_client, second.with_port) == (True, False)
-    play.sessions.end(second)
-    play.sessions.end(first)
-    again, _ = play.sessions.open("two", play.entrance, ME, 7, False, 0, Random(1))
+class Always:
+    """Chance that always says the same."""
+
+    def random(self) -> float:
+        return 0.9999
+
+
+def test_no_two_sessions_of_a_client_look_the_same_to_an_endpoint() -> None:
+    play, other = Play(A, most=10_000), Entrance(Way((A,)))
+    ports = Counter[int]()
+    for n in range(2000):
+        one, _ = play.sessions.open(n, (play.entrance, other)[n % 2], ME, False, 0, Random(n))
+        assert one is not None
+        ports[one.port] += 1
+    any_ = ports.pop(0, 0)
+    assert any_ < 100  # there was none to be found soon: then the kernel looks for one
+    assert set(ports.values()) == {1}
+    assert set(ports) <= set(PORTS)
+
+
+def test_a_port_is_free_again_and_the_same_one_does_for_another_endpoint() -> None:
+    play = Play(A, B)
+    rng = Always()
+    opened = [play.sessions.open(n, play.entrance, ME, False, 0, rng)[0] for n in range(4)]
+    first = [one.port for one in opened if one is not None]
+    assert first == [PORTS[-1], PORTS[-1], PORTS[0], PORTS[0]]
+    assert opened[0] is not None
+    play.sessions.end(opened[0])
+    again, _ = play.sessions.open("x", play.entrance, ME, False, 0, rng)
     assert again is not None
-    assert again.with_port
+    assert again.port == PORTS[-1]
 
 
 @pytest.mark.parametrize(
@@ -188,9 +205,9 @@ def test_two_ways_of_one_client_to_one_endpoint_are_not_mixed_up() -> None:
 )
 def test_who_sees_the_client(endpoint: Endpoint, hidden: bool, seen: bool) -> None:
     play = Play(endpoint)
-    one, _ = play.sessions.open("x", play.entrance, ME, 7, hidden, 0, Random(1))
+    one, _ = play.sessions.open("x", play.entrance, ME, hidden, 0, Random(1))
     assert one is not None
-    assert (one.as_client, one.with_port) == (seen, seen)
+    assert (one.as_client, one.port > 0) == (seen, seen)
 
 
 # --- laws -------------------------------------------------------------------------------------------
@@ -221,9 +238,7 @@ class Table(RuleBasedStateMachine):
         if one is not None:
             self.sessions.asked(one, self.now)
         else:
-            one, gone = self.sessions.open(
-                (client, way), self.entrances[way], ME, client, hidden, self.now, self.rng
-            )
+            one, gone = self.sessions.open((client, way), self.entrances[way], ME, hidden, self.now, self.rng)
             self.gone([] if gone is None else [gone])
         if one is None:
             assert not self.entrances[way].way.endpoints
@@ -260,7 +275,7 @@ class Table(RuleBasedStateMachine):
     def holds(self) -> None:
         sessions = self.sessions
         assert len(sessions) == len(self.there) <= self.MOST
-        names = [(one.port, one.endpoint.ip) for one in self.there if one.with_port]
+        names = [(one.port, one.endpoint.ip) for one in self.there if one.port]
         assert len(names) == len(set(names))
         for one, heard in self.there.items():
             assert sessions.find(one.key) is one

@@ -36,9 +36,22 @@ IDLE: Final = 120.0
 net/netfilter/nf_conntrack_proto_udp.c), so that a client sees no other pauses here than in nftables mode."""
 
 
+PORTS: Final = range(61_000, 65_536)
+"""What endpoints that see a client's address see for its port: one of these, and not the client's own.
+
+Such a session's answers are known by address and port alone. A client that asks the endpoint itself, too,
+from the same port, would have its answers taken for the Service's. (Connection tracking finds that out and gives
+one of them another port, nf_nat_used_tuple in net/netfilter/nf_nat_core.c; we do not see what passes us by.)
+These ports are none that Linux gives to who asks for any (net.ipv4.ip_local_port_range), so hardly a client
+has one of them; nor does the node ever want for ports because of sessions. Linux itself masqueraded by them,
+before it had connection tracking."""
+
+_PROBES: Final = 8
+
+
 class Session:
-    """`as_client`: the endpoint sees the client's address; `with_port`: and its port. `heard`: when one of
-    the two spoke last. `line` is the carrier's: nothing here looks at it."""
+    """`as_client`: the endpoint sees the client's address, with `port`, or if that is 0, with any. `heard`:
+    when one of the two spoke last. `line` is the carrier's: nothing here looks at it."""
 
     __slots__ = (
         "answered",
@@ -51,16 +64,14 @@ class Session:
         "line",
         "over",
         "port",
-        "with_port",
     )
 
     def __init__(
-        self, key: Hashable, entrance: Entrance, client: Ip, port: int, endpoint: Endpoint, as_client: bool
+        self, key: Hashable, entrance: Entrance, client: Ip, endpoint: Endpoint, as_client: bool
     ) -> None:
         self.key, self.entrance, self.endpoint = key, entrance, endpoint
-        self.client, self.port = client, port
-        self.as_client = as_client
-        self.with_port = False
+        self.client, self.as_client = client, as_client
+        self.port = 0
         self.answered = False
         self.over = False
         self.heard = -inf
@@ -86,8 +97,8 @@ class Sessions:
         self._asked: OrderedDict[Session, None] = OrderedDict()
         self._answered: OrderedDict[Session, None] = OrderedDict()
         self._served: dict[tuple[Entrance, Endpoint], dict[Session, None]] = {}
-        self._names: dict[tuple[Ip, int, Ip, int], Session] = {}
-        """Whose endpoint sees which client's address and port."""
+        self._names: set[tuple[Ip, int, Ip, int]] = set()
+        """Which endpoints see which clients' addresses with which ports."""
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -99,15 +110,10 @@ class Sessions:
     # --- a client speaks ----------------------------------------------------------------
 
     def open(
-        self, key: Hashable, entrance: Entrance, client: Ip, port: int, hidden: bool, now: float, rng: Rng
+        self, key: Hashable, entrance: Entrance, client: Ip, hidden: bool, now: float, rng: Rng
     ) -> tuple[Session | None, Session | None]:
         """A client that has no session has spoken. Returns its new one, None if the way has no endpoint, and
-        the one that ended to make room for it.
-
-        A client that asks by two ways in and comes to one endpoint by both could not be told which of the two
-        is answering; so that endpoint sees another port by the second one (`with_port`), as it would
-        behind connection tracking (nf_nat_used_tuple in net/netfilter/nf_nat_core.c).
-        """
+        the one that ended to make room for it. No two sessions look the same to an endpoint."""
         tally, balancer = entrance.tally, entrance.balancer
         tally.connections += 1
         endpoint = next(balancer.choose(client, now, rng), None)
@@ -115,15 +121,24 @@ class Sessions:
             tally.refused += 1
             return None, None
         gone = self.make_room() if len(self._by_key) >= self.most else None
-        one = Session(key, entrance, client, port, endpoint, sees(endpoint, client, hidden))
+        one = Session(key, entrance, client, endpoint, sees(endpoint, client, hidden))
         one.heard = now
         if one.as_client:
-            one.with_port = self._names.setdefault(_name(one), one) is one
+            self._give_port(one, rng)
         balancer.opened(endpoint)
         self._by_key[key] = one
         self._asked[one] = None
         self._served.setdefault((entrance, endpoint), {})[one] = None
         return one, gone
+
+    def _give_port(self, one: Session, rng: Rng) -> None:
+        at = int(rng.random() * len(PORTS))
+        for step in range(_PROBES):
+            one.port = PORTS[(at + step) % len(PORTS)]
+            if _name(one) not in self._names:
+                self._names.add(_name(one))
+                return
+        one.port = 0
 
     def asked(self, one: Session, now: float) -> None:
         """Its client has spoken again."""
@@ -201,8 +216,8 @@ class Sessions:
         del served[one]
         if not served:
             del self._served[place]
-        if one.with_port:
-            del self._names[_name(one)]
+        if one.port:
+            self._names.remove(_name(one))
         one.entrance.balancer.closed(one.endpoint)
         return one
 

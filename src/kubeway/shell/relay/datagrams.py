@@ -83,9 +83,7 @@ class Datagrams:
             return None
         now, client_ip = self.loop.now, Ip(inet_pton(family(ip), client[0].partition("%")[0]))
         for _ in range(_TRIES):
-            one, gone = self.sessions.open(
-                key, entrance, client_ip, client[1], not listener.keeps, now, self.rng
-            )
+            one, gone = self.sessions.open(key, entrance, client_ip, not listener.keeps, now, self.rng)
             if gone is not None:
                 gone.line.let_go()
             if one is None:
@@ -407,11 +405,11 @@ def connect(one: Session, client: Any) -> socket:
     there = place_of(one.endpoint.ip, one.endpoint.port)
     if not one.as_client:
         return between(af, None, there)
-    if one.with_port:
+    if one.port:
         try:
-            return between(af, client, there)
+            return between(af, (client[0], one.port, *client[2:]), there)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            # Somebody on the node has the client's port, at all addresses.
+            # Somebody on the node has that port, at all addresses.
     return between(af, (client[0], 0, *client[2:]), there)
