@@ -35,7 +35,7 @@ from subprocess import run
 from typing import Final
 
 from bench.connects import enter, ip, namespace, path
-from kubeway.planes.relay.datagram import Sessions
+from kubeway.planes.relay.datagram import PORTS, Sessions
 from kubeway.planes.relay.entrance import Entrance
 from kubeway.planes.relay.objects import Endpoint, Way
 from kubeway.shell.relay import datagrams
@@ -55,7 +55,7 @@ PATHS: Final = {
 CLIENTS: Final = 32
 SIZE: Final = 1200
 TRAIN: Final = bytes(SIZE) * 32
-MOST: Final = 4096
+MOST: Final = 1024
 """Sessions of a relay: those of `new` have their end in the measurement, too."""
 
 RULES: Final = """
@@ -108,9 +108,9 @@ def echo_trains() -> None:
         sock.sendmsg([view[:n]], in_pieces(size) if size else [], 0, whom)
 
 
-def relay(*ports: tuple[int, bool], trains: bool = True) -> None:
+def relay(part: int, *ports: tuple[int, bool], trains: bool = True) -> None:
     loop = Loop()
-    carrier = datagrams.Datagrams(loop, random.Random(1), Sessions(MOST))
+    carrier = datagrams.Datagrams(loop, random.Random(1), Sessions(MOST, ports=PORTS[part::2]))
     ways: datagrams.Ways = {}
     for name in PATHS.values():
         for port in ECHO, TRAINS:
@@ -229,8 +229,8 @@ def world() -> tuple[dict[str, int], list[int]]:
     )
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
     run(["nft", "-f", "-"], input=RULES, text=True, check=True)
-    both = process(lambda: relay((7001, True), (7002, False)))
-    plain = process(lambda: relay((7003, True), trains=False))
+    both = process(lambda: relay(0, (7001, True), (7002, False)))
+    plain = process(lambda: relay(1, (7003, True), trains=False))
     enter(there)
     os.close(server)
     return {"kept": both, "hidden": both, "plain": plain}, [*every, both, plain]

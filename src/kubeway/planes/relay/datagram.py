@@ -11,14 +11,14 @@ one way in from all others (`key`).
                 answered                     -> ANSWERED   both have spoken
     ANSWERED    asked, answered              -> ANSWERED   kept for `idle` seconds more
     ASKED       open, and there is no room   -> ended      who has said nothing for longest
-    ANSWERED    the same, and none is ASKED  -> ended
+    ANSWERED    the same, and few are ASKED  -> ended
     any         expired, refused, left, end  -> ended      the client's next datagram opens another one
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from math import inf
 from typing import Any, Final
 
@@ -40,13 +40,16 @@ PORTS: Final = range(61_000, 65_536)
 """What endpoints that see a client's address see for its port: one of these, and not the client's own.
 
 Such a session's answers are known by address and port alone. A client that asks the endpoint itself, too,
-from the same port, would have its answers taken for the Service's. (Connection tracking finds that out and gives
-one of them another port, nf_nat_used_tuple in net/netfilter/nf_nat_core.c; we do not see what passes us by.)
-These ports are none that Linux gives to who asks for any (net.ipv4.ip_local_port_range), so hardly a client
-has one of them; nor does the node ever want for ports because of sessions. Linux itself masqueraded by them,
-before it had connection tracking."""
+from the same port, would have its answers taken for the Service's. (Connection tracking finds that out and
+gives one of them another port, nf_nat_used_tuple in net/netfilter/nf_nat_core.c; we do not see what passes
+us by.) These ports are none that Linux gives to who asks for any (net.ipv4.ip_local_port_range), so hardly
+a client has one of them; nor does the node ever want for ports because of sessions. Linux itself
+masqueraded by them, before it had connection tracking."""
 
-_PROBES: Final = 8
+_PROBES: Final = 64
+
+_NEWCOMERS: Final = 4
+"""One of so many sessions may be one that nobody has answered yet, however many others there are."""
 
 
 class Session:
@@ -83,11 +86,15 @@ class Sessions:
 
     `most`: how many there may be. `first`: how long a session is kept for an answer; long, as who answers may
     have to ask others first, and an answer without a session is lost. `idle`: how long one is kept of
-    which both have spoken.
+    which both have spoken. `ports`: of several carriers in one network namespace each has its own, as PORTS
+    says what for; the kernel lets two take the same.
     """
 
-    def __init__(self, most: int = MOST, first: float = FIRST, idle: float = IDLE) -> None:
+    def __init__(
+        self, most: int = MOST, first: float = FIRST, idle: float = IDLE, ports: Sequence[int] = PORTS
+    ) -> None:
         self.most, self.first, self.idle = most, first, idle
+        self._ports = ports
         self.shed = 0
         """How many had to end for want of room."""
         self._by_key: dict[Hashable, Session] = {}
@@ -132,9 +139,9 @@ class Sessions:
         return one, gone
 
     def _give_port(self, one: Session, rng: Rng) -> None:
-        at = int(rng.random() * len(PORTS))
+        at = int(rng.random() * len(self._ports))
         for step in range(_PROBES):
-            one.port = PORTS[(at + step) % len(PORTS)]
+            one.port = self._ports[(at + step) % len(self._ports)]
             if _name(one) not in self._names:
                 self._names.add(_name(one))
                 return
@@ -152,9 +159,12 @@ class Sessions:
         One that nobody answered, and of them that which is silent for longest: its client has most likely
         gone elsewhere, or was never there, as anybody can send from any address. So a flood of those pushes
         out its own, and no conversation (as early_drop in net/netfilter/nf_conntrack_core.c spares what is
-        assured).
+        assured). But a part of the room is theirs: were it full of conversations, each newcomer would push
+        out the one before, and none would last until it is answered.
         """
-        one = next(iter(self._asked), None) or next(iter(self._answered), None)
+        asked, answered = next(iter(self._asked), None), next(iter(self._answered), None)
+        one = answered if len(self._asked) < max(1, len(self._by_key) // _NEWCOMERS) else asked
+        one = one or asked or answered
         if one is None:
             return None
         self.shed += 1
