@@ -339,6 +339,9 @@ class _Worker:
                 if self.process is not None:
                     self.process.kill()  # it does not read, or is gone
         self._let_go()
+        if patience and self.process is not None:
+            self.process.returncode = 0  # nobody will wait for it, and Popen is not to mind
+            self.process = None
 
     def end(self, patience: float) -> str:
         """See that it has ended within so many seconds, and say how."""

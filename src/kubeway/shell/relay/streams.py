@@ -30,6 +30,7 @@ from _socket import (
     socket,
 )
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from heapq import nsmallest
 from math import inf
@@ -40,7 +41,7 @@ from kubeway.machines.pacer import Rng
 from kubeway.planes.relay.entrance import Entrance
 from kubeway.planes.relay.objects import ANY, Endpoint
 from kubeway.planes.relay.stream import CLOSE, JOIN, WAIT, Command, Connect, HalfClose, Limits, State, Stream
-from kubeway.shell.relay.carry import Side, reset_on_close
+from kubeway.shell.relay.carry import NO_SIDE, Side, reset_on_close
 from kubeway.shell.relay.loop import BOTH, LEVEL, READ, Handler, Loop
 from kubeway.shell.relay.pipes import Pipes
 from kubeway.values import V4, V6, Ip, show_ip
@@ -54,11 +55,15 @@ KEEPALIVE: Final = ((TCP_KEEPIDLE, 15), (TCP_KEEPINTVL, 15), (TCP_KEEPCNT, 9))
 
 _AF: Final = {V4: AF_INET, V6: AF_INET6}
 _STREAM: Final = SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC
+_BACKLOG: Final = 4096
 _MOST_AT_ONCE: Final = 64  # accepted, before others have their turn
-_SOON: Final = 5.0  # the first look at what is due much later, and
-_SELDOM: Final = 60.0  # the most between two: who has ended is kept in mind no longer than that
+# Timers cannot be taken back. So that who has ended is not kept in mind for long after, nobody is looked at
+# later than in as long as it has lived, however late something is due.
+_SOON: Final = 0.3  # seconds, the least
+_SELDOM: Final = 60.0  # and the most
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _GONE: Final = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EINTR, errno.EPERM})
+_PAUSE: Final = 0.1  # seconds for which nobody is taken when nobody can be
 _SHED_SHARE: Final = 32  # one of so many connections is let go when there are no descriptors left
 _SHED_IDLE: Final = 1.0  # seconds; none that moved later is
 
@@ -139,22 +144,29 @@ class Streams:
         self.shed += len(some)
         return bool(some)
 
-    def refuse_one(self, listener: socket) -> None:
+    def refuse_one(self, listener: socket) -> bool:
         """There is nobody to let go: take the next connection with the last descriptor, and reset it.
 
-        Else it would be told of again and again, and its client would wait for nothing.
+        Else it would be told of again and again, and its client would wait for nothing. False if not even
+        that is possible.
         """
-        os.close(self._reserve)
-        self._reserve = -1
+        if self._reserve >= 0:
+            os.close(self._reserve)
+            self._reserve = -1
         try:
             fd, _ = listener._accept()  # type: ignore[attr-defined]
+        except BlockingIOError:
+            refused = True
         except OSError:
-            pass
+            refused = False
         else:
+            refused = True
             sock = socket(AF_INET, _STREAM, 0, fd)
             reset_on_close(sock)
             sock.close()
-        self._reserve = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        with suppress(OSError):
+            self._reserve = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        return refused
 
 
 class Listener:
@@ -166,15 +178,17 @@ class Listener:
         self.loop = streams.loop
         self.anywhere = _ANYWHERE[sock.family]
         self._batch = 1
-        self._told = False
         sock.setblocking(False)
 
     def open(self) -> None:
+        """Take connections."""
         self.loop.watch(self.sock.fileno(), self.event, LEVEL)
 
     def close(self) -> None:
-        """Take nobody any more. The socket stays open: others may have it, too."""
-        self.loop.unwatch(self.sock.fileno())
+        """Take who waits to be accepted, and then nobody any more; others may have the socket, too."""
+        self._batch = _BACKLOG
+        self._accept()
+        self.loop.doom(self.sock)
 
     def event(self, event: int) -> None:
         self.loop.last(self._accept)
@@ -202,8 +216,15 @@ class Listener:
             return  # the client's: it went before it was accepted
         if error.errno not in _NO_DESCRIPTORS:
             raise error
-        if not self._streams.make_room():
-            self._streams.refuse_one(self.sock)
+        if not self._streams.make_room() and not self._streams.refuse_one(self.sock):
+            # They wait with the kernel until others end.
+            self.loop.unwatch(self.sock.fileno())
+            self.loop.at(self.loop.now + _PAUSE, self)
+
+    def tick(self, now: float) -> None:
+        """The pause is over."""
+        if self.sock.fileno() >= 0:
+            self.open()
 
 
 class Connection:
@@ -212,6 +233,7 @@ class Connection:
     __slots__ = (
         "_address",
         "_armed",
+        "_born",
         "_client",
         "_endpoint",
         "_keeps",
@@ -226,7 +248,7 @@ class Connection:
     def __init__(self, streams: Streams, listener: Listener, fd: int, address: Any) -> None:
         loop = streams.loop
         self._streams = streams
-        self.active = loop.now
+        self.active = self._born = loop.now
         """When something last came or went."""
         self._armed = inf
         self._settled = False
@@ -342,6 +364,7 @@ class Connection:
         self._client.let_go(reset)
         if self._endpoint is not None:
             self._endpoint.let_go(reset)
+        self._client, self._endpoint = NO_SIDE, None
 
     def _drop_endpoint(self) -> None:
         """Give up a try. A socket that is not connected sends nothing when it is closed."""
@@ -383,7 +406,8 @@ class Connection:
     def arm(self) -> None:
         due = self.stream.due
         if due < self._armed:
-            self._armed = min(due, self._streams.loop.now + _SOON)
+            now = self._streams.loop.now
+            self._armed = min(due, now + min(_SELDOM, max(_SOON, now - self._born)))
             self._streams.loop.at(self._armed, self)
 
     def tick(self, now: float) -> None:
@@ -393,15 +417,11 @@ class Connection:
         self._settle()
         moved = self._client.moved + (self._endpoint.moved if self._endpoint is not None else 0)
         command = self.stream.tick(now, moved)
-        if command is WAIT and self.stream.due < inf:
-            self._armed = min(self.stream.due, now + _SELDOM)
-            self._streams.loop.at(self._armed, self)
-        else:
-            self.obey(command)
+        self.obey(command)
 
     def _settle(self) -> None:
         """Those that last are asked whether they live. That of clients comes with the listener."""
-        if self._endpoint is None or self._settled:
+        if self._endpoint is None or self._settled or self.stream.state is State.TRYING:
             return
         self._settled = True
         try:
