@@ -114,6 +114,7 @@ class RelayPlane:
         for change in changes:
             if change.new is None:
                 self._held.pop(change.key, None)
+                self._past.pop(change.key, None)
             else:
                 self._held[change.key] = change.new
         ways = [(change.key.name, change.new) for change in changes]

@@ -24,7 +24,6 @@ from _socket import (
     TCP_KEEPCNT,
     TCP_KEEPIDLE,
     TCP_KEEPINTVL,
-    TCP_NODELAY,
     inet_ntop,
     inet_pton,
     socket,
@@ -35,7 +34,7 @@ from functools import partial
 from heapq import nsmallest
 from math import inf
 from select import EPOLLERR, EPOLLHUP
-from typing import Any, Final
+from typing import Final
 
 from kubeway.machines.pacer import Rng
 from kubeway.planes.relay.entrance import Entrance
@@ -176,7 +175,8 @@ class Listener:
         self.sock, self.ways, self.keeps = sock, ways, keeps
         self._streams = streams
         self.loop = streams.loop
-        self.anywhere = _ANYWHERE[sock.family]
+        self._family = sock.family
+        self._anywhere = _ANYWHERE[sock.family]
         self._batch = 1
         sock.setblocking(False)
 
@@ -208,8 +208,23 @@ class Listener:
                 self._batch = 1
                 self._trouble(error)
                 return
-            Connection(self._streams, self, fd, address)
+            self._take(fd, address[0])
         self._batch = min(_MOST_AT_ONCE, batch * 2)
+
+    def _take(self, fd: int, client: str) -> None:
+        # Its flags are known to this object only: it never waits, whatever the kernel thinks.
+        sock = socket(self._family, _STREAM, 0, fd)
+        try:
+            came_to = sock.getsockname()
+        except OSError:
+            self.loop.doom(sock)
+            return
+        entrance = self.ways.get(came_to[:2]) or self.ways.get((self._anywhere, came_to[1]))
+        if entrance is None:
+            reset_on_close(sock)
+            self.loop.doom(sock)
+        else:
+            Connection(self._streams, entrance, not self.keeps, sock, client)
 
     def _trouble(self, error: OSError) -> None:
         if error.errno in _GONE:
@@ -236,45 +251,29 @@ class Connection:
         "_born",
         "_client",
         "_endpoint",
-        "_keeps",
         "_settled",
         "_streams",
         "active",
         "stream",
     )
 
-    stream: Stream
-
-    def __init__(self, streams: Streams, listener: Listener, fd: int, address: Any) -> None:
+    def __init__(self, streams: Streams, entrance: Entrance, hidden: bool, sock: socket, client: str) -> None:
         loop = streams.loop
         self._streams = streams
         self.active = self._born = loop.now
         """When something last came or went."""
         self._armed = inf
         self._settled = False
-        self._address = address[0]
-        family = listener.sock.family
-        # Flags of accepted sockets are this object's only: it never waits, whatever the kernel thinks.
-        sock = socket(family, _STREAM, 0, fd)
+        self._address = client
         self._client = Side(self, "client", sock, loop, streams.pipes)
         self._endpoint: Side | None = None
-        try:
-            came_to = sock.getsockname()
-        except OSError:
-            loop.doom(sock)
-            return
-        entrance = listener.ways.get(came_to[:2]) or listener.ways.get((listener.anywhere, came_to[1]))
-        if entrance is None:
-            reset_on_close(sock)
-            loop.doom(sock)
-            return
-        client = Ip(inet_pton(family, self._address.partition("%")[0]))
-        self.stream = Stream(entrance, client, not listener.keeps, streams.rng, streams.limits)
+        ip = Ip(inet_pton(sock.family, client.partition("%")[0]))
+        self.stream = Stream(entrance, ip, hidden, streams.rng, streams.limits)
         streams.all.add(self)
         command = self.stream.arrived(loop.now)
         if command is WAIT:
             # Whoever waits is not asked for anything but whether it is still there.
-            loop.watch(fd, self._waits)
+            loop.watch(self._client.fd, self._waits)
         self.obey(command)
 
     # --- commands ---------------------------------------------------------------------
@@ -324,7 +323,6 @@ class Connection:
                 # The port is chosen with the connect, so that it need be free towards that endpoint only.
                 sock.setsockopt(IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
                 sock.bind((self._address, 0))
-            sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
             number = sock.connect_ex(streams.place(endpoint))
         except OSError:
             sock.close()
@@ -333,7 +331,7 @@ class Connection:
             sock.close()
             return False
         self._endpoint = Side(self, "endpoint", sock, streams.loop, streams.pipes)
-        self._endpoint.waited = True
+        self._endpoint.waited, self._endpoint.prompt = True, False
         streams.loop.watch(self._endpoint.fd, self._tried, BOTH)
         return True
 
