@@ -72,6 +72,9 @@ WAYS = {
     "iptables-legacy": Way(
         {**_IPTABLES, "kubeway-iptables-backend": "legacy"}, ("iptables-legacy-save",), ":KUBE-SERVICES"
     ),
+    "userspace": Way(
+        {"proxy-mode": "userspace", "nodeport-addresses": "primary"}, ("nft", "list", "ruleset"), "table ip kubeway"
+    ),
 }
 # Where there is ip_vs.
 IPVS = Way(

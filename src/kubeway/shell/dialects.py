@@ -22,10 +22,10 @@ _DESCRIBED = {
     "xtables": "kubeway.planes.xtables.describe",
     "sysctl": "kubeway.planes.sysctl",
     "nfacct": "kubeway.planes.nfacct",
+    "relay": "kubeway.planes.relay.describe",
     "ipset": "kubeway.planes.ipset.describe",
     "ipvs": "kubeway.planes.ipvs.describe",
     "link": "kubeway.planes.link.objects",
-    "relay": "kubeway.planes.relay.describe",
 }
 
 

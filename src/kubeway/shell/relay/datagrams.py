@@ -31,6 +31,7 @@ from kubeway.values import Ip
 _AT_ONCE: Final = 64  # datagrams read from one socket, before others have their turn
 _BRISK: Final = 8  # so many at once from an endpoint, and it is asked for trains
 _TRIES: Final = 4  # endpoints for one datagram, if the way to some is known to be barred
+_LINGER: Final = 1.0  # seconds that an answer may take yet when its endpoint has left
 _ASIDE: Final = 64  # datagrams that wait for descriptors
 _SHED_SHARE: Final = 32  # one of so many sessions ends when there are no descriptors or ports left
 
@@ -60,6 +61,8 @@ class Datagrams:
     ) -> None:
         self.loop, self.rng = loop, rng
         self.sessions = Sessions() if sessions is None else sessions
+        self.lingering: set[Line] = set()
+        """Whose sessions are over, but for an answer that may come yet."""
         self.lost = 0
         """Datagrams that went nowhere."""
         self._spare = spare
@@ -106,7 +109,7 @@ class Datagrams:
     def left(self, entrance: Entrance, gone: Iterable[Endpoint]) -> None:
         """These endpoints serve this way no more (`Entrance.become`). To be told at once."""
         for one in self.sessions.left(entrance, gone):
-            one.line.let_go()
+            one.line.linger()
 
     def arm(self) -> None:
         due = self.sessions.due
@@ -159,6 +162,8 @@ class Datagrams:
         """Let go of everything, except of listeners."""
         for one in self.sessions.clear():
             one.line.let_go()
+        for line in list(self.lingering):
+            line.let_go()
         for replies in self._replies.values():
             replies.close()
 
@@ -224,6 +229,8 @@ class Line:
         "_face",
         "_faceless",
         "_gathers",
+        "_gone",
+        "_owed",
         "_reply",
         "_session",
         "_sock",
@@ -241,6 +248,7 @@ class Line:
         self._gathers = False
         self._face: socket | None = None
         self._faceless = False
+        self._gone = self._owed = False
 
     # --- to the endpoint ----------------------------------------------------------------
 
@@ -255,6 +263,7 @@ class Line:
         except OSError as error:
             return self._not_sent(error, n, size)
         self._tally.sent += n
+        self._owed = True
         return True
 
     def _not_sent(self, error: OSError, n: int, size: int) -> bool:
@@ -298,6 +307,12 @@ class Line:
                     self.refused()
                     return
                 continue
+            self._owed = False
+            if session.over:
+                # It lingered for this.
+                self._back(n, size)
+                self.let_go()
+                return
             if session.answered:
                 datagrams.sessions.answered(session, datagrams.loop.now)
             else:
@@ -376,7 +391,8 @@ class Line:
 
     def refused(self) -> None:
         """By the endpoint, or the way there."""
-        self._datagrams.sessions.refused(self._session, self._datagrams.loop.now)
+        if not self._session.over:
+            self._datagrams.sessions.refused(self._session, self._datagrams.loop.now)
         self.let_go()
 
     def crashed(self) -> None:
@@ -385,8 +401,31 @@ class Line:
             self._datagrams.sessions.end(self._session)
             self.let_go()
 
+    def linger(self) -> None:
+        """Its session is over, as its endpoint left. If the client has asked, that may be answered yet."""
+        loop = self._datagrams.loop
+        if not self._owed:
+            self.let_go()
+            return
+        self._session.line = None
+        if self._face is not None:
+            # The client's next datagrams are not for this endpoint; they come by the listener again.
+            loop.doom(self._face)
+            self._face = None
+        self._faceless = True
+        self._datagrams.lingering.add(self)
+        loop.at(loop.now + _LINGER, self)
+
+    def tick(self, now: float) -> None:
+        """It has lingered long enough."""
+        self.let_go()
+
     def let_go(self) -> None:
         """Its session is over."""
+        if self._gone:
+            return
+        self._gone = True
+        self._datagrams.lingering.discard(self)
         loop, self._session.line = self._datagrams.loop, None
         loop.doom(self._sock)
         if self._face is not None:

@@ -25,8 +25,9 @@ from msgspec import Struct
 
 from kubeway.errors import Refused
 from kubeway.planes.relay.objects import List
+from kubeway.shell.relay import udp
 from kubeway.shell.relay.streams import IP_TRANSPARENT, IPV6_TRANSPARENT, KEEPALIVE
-from kubeway.values import show_addr, show_ip
+from kubeway.values import TCP, UDP, show_addr, show_ip
 
 SO_ATTACH_REUSEPORT_CBPF: Final = 51
 _BACKLOG: Final = 4096
@@ -43,6 +44,7 @@ class Listening(Struct, frozen=True):
     keeps: bool
     ip: bytes
     port: int
+    proto: int = TCP
     transparent: bool = True
 
 
@@ -69,6 +71,9 @@ def listen(what: Listening, workers: int) -> list[socket.socket]:
 
 def _one(what: Listening, port: int) -> socket.socket:
     v4 = len(what.ip) == 4
+    if what.proto == UDP:
+        bare = udp.listen((show_ip(what.ip), port), udp.family(what.ip))
+        return socket.socket(fileno=bare.detach())
     sock = socket.socket(socket.AF_INET if v4 else socket.AF_INET6, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

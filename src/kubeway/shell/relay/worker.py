@@ -27,8 +27,23 @@ from typing import Final
 
 from kubeway.planes.relay.entrance import Entrance
 from kubeway.planes.relay.objects import Endpoint, Way
+from kubeway.shell.relay import datagrams
+from kubeway.shell.relay.datagrams import Datagrams
 from kubeway.shell.relay.loop import LEVEL, Handler, Loop
-from kubeway.shell.relay.orders import Answer, Ask, Begin, Done, Name, Order, Put, Stop, Told, frame, orders
+from kubeway.shell.relay.orders import (
+    Answer,
+    Ask,
+    Begin,
+    Done,
+    Given,
+    Name,
+    Order,
+    Put,
+    Stop,
+    Told,
+    frame,
+    orders,
+)
 from kubeway.shell.relay.streams import Listener, Streams, Ways, owner_of, place_of
 from kubeway.values import TCP, Ip
 
@@ -47,16 +62,18 @@ class Worker:
         self.entrances: dict[Name, Entrance] = {}
         self._ways: dict[tuple[str, int], Ways] = defaultdict(dict)  # by list and protocol
         self._limits, self._start = begin.limits, begin.start
-        self._listeners = [
-            self._listener(one.fd, one.list_, one.keeps) for one in begin.listeners if one.proto == TCP
-        ]
+        self.datagrams = Datagrams(self.loop, Random(), spare=self.streams.make_room)
+        self._listeners = [self._listener(one) for one in begin.listeners]
         self._channel = channel
         self._frames = orders()
         self._unsent = b""
         self._ends_at: float | None = None
 
-    def _listener(self, fd: int, list_: str, keeps: bool) -> Listener:
-        return Listener(socket(fileno=fd), self._ways[list_, TCP], keeps, self.streams)
+    def _listener(self, given: Given) -> Listener | datagrams.Listener:
+        sock, ways = socket(fileno=given.fd), self._ways[given.list_, given.proto]
+        if given.proto == TCP:
+            return Listener(sock, ways, given.keeps, self.streams)
+        return datagrams.Listener(sock, ways, given.keeps, self.datagrams)
 
     def open(self) -> None:
         """Take connections from now on."""
@@ -81,7 +98,11 @@ class Worker:
                 self._ways[list_, proto][place_of(Ip(ip), port)] = entrance
                 continue
             before = frozenset(entrance.way.endpoints)
-            gone |= {(entrance, one) for one in entrance.become(way or _NOWHERE)}
+            left = entrance.become(way or _NOWHERE)
+            if proto == TCP:
+                gone |= {(entrance, one) for one in left}
+            elif left:
+                self.datagrams.left(entrance, left)
             came |= {(entrance, one) for one in entrance.way.endpoints if one not in before}
             changed.append(entrance)
             if way is None:
@@ -149,6 +170,7 @@ class Worker:
 
     def tick(self, now: float) -> None:
         """Look whether this is the end."""
+        # Sessions have no end to wait for: whom a listener does not hear another process does.
         if self._ends_at is not None and (now >= self._ends_at or not self.streams.all):
             self.loop.stop()
         else:
