@@ -13,6 +13,7 @@ endpoints in turn, affinity, demotion.
     conns           wrk, 32 clients, a connection for each request: requests per second, p99, and the
                     proxy's CPU microseconds per connection
     kept            wrk, 8 clients that keep their connections: requests per second
+    idle            resident bytes of the proxy for each connection that is open and silent
 
 Needs root, haproxy, wrk and iperf3. HAProxy serves the requests, too (another process).
 """
@@ -23,6 +24,7 @@ import asyncio
 import json
 import random
 import re
+import resource
 import shutil
 import statistics
 import subprocess
@@ -45,6 +47,8 @@ ENDPOINTS: Final = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 HTTP, BULK = 8080, 5201
 PORTS: Final = {"direct": (HTTP, BULK), "haproxy": (8081, 5301)}
 """Where requests and where bulk are sent; the relay's ports are chosen by the kernel."""
+
+IDLE: Final = 1500
 
 Figures = dict[str, float]
 
@@ -142,6 +146,21 @@ async def measure(http: int, data: int, pid: int, seconds: int) -> dict[str, Fig
     }
 
 
+async def idle(port: int, pid: int) -> float:
+    """Resident bytes of the proxy for each connection that is open and silent."""
+    before = resident(pid)
+    opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(IDLE)]
+    await asyncio.sleep(1.0)
+    grown = resident(pid) - before
+    for _, writer in opened:
+        writer.close()
+    return grown / IDLE
+
+
+def resident(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+
+
 async def relay(stack: ExitStack, *, keeps: bool) -> tuple[int, int, int]:
     """Its ports and its worker's process."""
     plane = RelayPlane([Listening("cluster", keeps, LO, 0, transparent=False) for _ in range(2)])
@@ -160,6 +179,7 @@ async def main(rounds: int, seconds: int) -> None:
     missing = [tool for tool in ("haproxy", "wrk", "iperf3") if shutil.which(tool) is None]
     if missing:
         sys.exit(f"not installed: {', '.join(missing)}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     unshare(CLONE_NEWNET)
     await run("ip", "link", "set", "lo", "up")
     with ExitStack() as stack:
@@ -186,7 +206,9 @@ async def main(rounds: int, seconds: int) -> None:
             print(
                 f"round {number}:", *(f"{n} {found[n]['conns']['rate']:.0f}/s" for n in who), file=sys.stderr
             )
-    show(told)
+        show(told)
+        for name in ("haproxy", "relay"):
+            print(f"{name:14}idle    bytes {await idle(who[name][0], who[name][2]):12.0f}")
 
 
 def show(told: list[dict[str, dict[str, Figures]]]) -> None:

@@ -103,6 +103,13 @@ class Limits(Struct, frozen=True):
 
 LIMITS: Final = Limits()
 
+# To ask an enumeration for a member takes as long as a function call, and is done ten times for a connection.
+_NEW, _WAITING, _TRYING, _JOINED, _HALF, _ENDED = State
+
+_MOST: Final = len(RUNGS)
+_LEFT: Final = tuple(sum(RUNGS[tries:]) for tries in range(len(RUNGS)))
+"""Seconds that are left after so many tries."""
+
 
 class Stream:
     """`hidden`: the endpoint is not to see the client's address. All times in seconds."""
@@ -128,7 +135,7 @@ class Stream:
         self, entrance: Entrance, client: Ip, hidden: bool, rng: Rng, limits: Limits = LIMITS
     ) -> None:
         self.entrance, self.client, self.hidden = entrance, client, hidden
-        self.state = State.NEW
+        self.state = _NEW
         self.endpoint: Endpoint | None = None
         """Who is tried, or serves."""
         self.due = inf
@@ -151,14 +158,14 @@ class Stream:
             return self._begin(now)
         if way.hold and len(entrance.waiting) < WAITING:
             entrance.waiting[self] = None
-            self.state = State.WAITING
+            self.state = _WAITING
             self.due = now + way.hold
             return WAIT
         return self._refuse()
 
     def come(self, now: float) -> Command:
         """There are endpoints, or this way is no more."""
-        if self.state is not State.WAITING:
+        if self.state is not _WAITING:
             return WAIT
         self.entrance.waiting.pop(self, None)
         return self._begin(now)
@@ -169,13 +176,14 @@ class Stream:
 
     def _try(self, now: float) -> Command:
         balancer = self.entrance.balancer
-        most = min(len(RUNGS), len(balancer.way.endpoints))
-        one = next(self._pick, None) if self._pick is not None and self._tries < most else None
+        tries, most = self._tries, len(balancer.way.endpoints)
+        one = None
+        if self._pick is not None and tries < most and tries < _MOST:
+            one = next(self._pick, None)
         if one is None:
             return self._refuse()
-        tries = self._tries
-        self.state = State.TRYING
-        self.due = now + (RUNGS[tries] if tries + 1 < most else sum(RUNGS[tries:]))
+        self.state = _TRYING
+        self.due = now + (RUNGS[tries] if tries + 1 < most and tries + 1 < _MOST else _LEFT[tries])
         self._tries = tries + 1
         self.endpoint = one
         balancer.opened(one)
@@ -183,17 +191,17 @@ class Stream:
 
     def connected(self, now: float) -> Command:
         """The endpoint that is tried has taken the connection."""
-        if self.state is not State.TRYING or self.endpoint is None:
+        if self.state is not _TRYING or self.endpoint is None:
             return WAIT
         self.entrance.balancer.worked(self.endpoint)
-        self.state = State.JOINED
+        self.state = _JOINED
         self.due = self._drained_at
         self._pick = None
         return JOIN
 
     def failed(self, now: float) -> Command:
         """The endpoint that is tried has refused it, or it cannot be reached."""
-        if self.state is not State.TRYING or self.endpoint is None:
+        if self.state is not _TRYING or self.endpoint is None:
             return WAIT
         balancer = self.entrance.balancer
         balancer.closed(self.endpoint)
@@ -211,41 +219,41 @@ class Stream:
 
     def ended(self, side: Side, now: float) -> Command:
         """This side has sent its last byte, and the other one has been sent it."""
-        if self.state is State.JOINED:
-            self.state = State.HALF
+        if self.state is _JOINED:
+            self.state = _HALF
             self._first = side
             self._half_at = now + self._limits.half_closed
-            self.due = min(self._half_at, self._drained_at)
+            self.due = self._half_at if self._half_at < self._drained_at else self._drained_at
             return _HALF_CLOSE[side]
-        if self.state is State.HALF and side != self._first:
+        if self.state is _HALF and side != self._first:
             return self._end(CLOSE)
         return WAIT
 
     def broke(self, side: Side, now: float) -> Command:
         """This side was reset, or cannot be reached any more."""
-        if self.state is State.ENDED:
+        if self.state is _ENDED:
             return WAIT
-        if self.state is State.TRYING and side == "endpoint":
+        if self.state is _TRYING and side == "endpoint":
             return self.failed(now)
-        self.entrance.tally.refused += self.state in (State.TRYING, State.WAITING)
+        self.entrance.tally.refused += self.state in (_TRYING, _WAITING)
         return self._end(ABORT)
 
     def left(self, now: float) -> None:
         """The endpoint is none of the way's any more, or the way is gone: this may take a while yet."""
-        if self._drained_at == inf and self.state is not State.ENDED:
+        if self._drained_at == inf and self.state is not _ENDED:
             self._drained_at = now + self._limits.drain
-            if self.state in (State.JOINED, State.HALF):
+            if self.state in (_JOINED, _HALF):
                 self.due = min(self.due, self._drained_at)
 
     def back(self) -> None:
         """The endpoint is one of the way's again."""
         self._drained_at = inf
-        if self.state in (State.JOINED, State.HALF):
+        if self.state in (_JOINED, _HALF):
             self.due = self._half_at
 
     def shed(self) -> Command:
         """There is no room for it any more."""
-        return WAIT if self.state is State.ENDED else self._end(ABORT)
+        return WAIT if self.state is _ENDED else self._end(ABORT)
 
     # --- time ---------------------------------------------------------------------------
 
@@ -253,9 +261,9 @@ class Stream:
         """`moved`: how many bytes were carried until now, both ways."""
         if now < self.due:
             return WAIT
-        if self.state is State.TRYING:
+        if self.state is _TRYING:
             return self.failed(now)
-        if self.state is State.WAITING:
+        if self.state is _WAITING:
             return self._refuse()
         if now >= self._drained_at or (now >= self._half_at and moved == self._moved):
             return self._end(ABORT)
@@ -270,5 +278,5 @@ class Stream:
         self.entrance.waiting.pop(self, None)
         if self.endpoint is not None:
             self.entrance.balancer.closed(self.endpoint)
-        self.state, self.due, self._pick = State.ENDED, inf, None
+        self.state, self.due, self._pick = _ENDED, inf, None
         return command

@@ -13,7 +13,7 @@ Events are edges: after each one, all is read until there is no more, or until t
 from __future__ import annotations
 
 import os
-from _socket import MSG_DONTWAIT, MSG_NOSIGNAL, socket
+from _socket import IPPROTO_TCP, MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, TCP_NODELAY, socket
 from contextlib import suppress
 from select import EPOLLERR, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from typing import TYPE_CHECKING, Final, Protocol
@@ -40,6 +40,7 @@ _BUFFER: Final = bytearray(_COPIED)
 _VIEW: Final = memoryview(_BUFFER)
 
 _SEND: Final = MSG_DONTWAIT | MSG_NOSIGNAL
+_LAST: Final = _SEND | MSG_MORE
 _MOVE: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 _ENDING: Final = EPOLLRDHUP | EPOLLPRI
 _OVER: Final = EPOLLIN | EPOLLRDHUP | EPOLLERR
@@ -72,6 +73,7 @@ class Side:
         "over",
         "owner",
         "peer",
+        "prompt",
         "sock",
         "waited",
     )
@@ -91,6 +93,8 @@ class Side:
         self._run = 0
         self._seen = 0  # events: an edge is told once, and what it said holds on
         self._spliced = False
+        self.prompt = True
+        """Whether small messages are sent at once; accepted sockets have it from their listener."""
         self.waited = False
         """Whether there being room in it again is asked for."""
 
@@ -135,8 +139,11 @@ class Side:
             # read stops (tcp_recvmsg_locked).
             if short and self._seen & _ENDING == EPOLLRDHUP:
                 self.over = True
+            if self.moved and not self.peer.prompt:
+                self.peer.be_prompt()
             try:
-                sent = send(_VIEW[:count], _SEND)
+                # The end that follows the last bytes goes with them, and not in a packet of its own.
+                sent = send(_VIEW[:count], _LAST if self.over else _SEND)
             except BlockingIOError:
                 sent = 0
             except OSError:
@@ -173,6 +180,15 @@ class Side:
         self.moved += sent
         self._pending = self._pending[sent:]
         return not self._pending
+
+    def be_prompt(self) -> None:
+        """Send small messages at once, though not all before is acknowledged (TCP_NODELAY).
+
+        The first message is sent at once anyway; so many connections do without this call.
+        """
+        self.prompt = True
+        with suppress(OSError):  # it broke, as its events tell
+            self.sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
 
     def want_room(self) -> None:
         """Tell when this side takes bytes again."""

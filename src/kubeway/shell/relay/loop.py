@@ -29,6 +29,7 @@ TICKS: Final = 20
 """Timers are looked at so often in a second, so they may be late by its inverse."""
 
 _AT_ONCE: Final = 512
+_QUIET: Final = 1.0  # seconds after a complaint in which others are only counted
 
 Handler = Callable[[int], None]
 """Takes the events, as epoll has them, of the descriptor it is registered for."""
@@ -55,6 +56,8 @@ class Loop:
         self._slots: dict[int, list[Timed]] = {}
         self._order: list[int] = []
         self._stopped = False
+        self._quiet_until = -inf
+        self._unsaid = 0
 
     # --- descriptors ------------------------------------------------------------------
 
@@ -136,7 +139,7 @@ class Loop:
             try:
                 work()
             except Exception:
-                traceback.print_exc(file=sys.stderr)
+                self._complain()
 
     def _tick(self) -> None:
         while self._order and self._order[0] <= self.now * TICKS:
@@ -144,7 +147,7 @@ class Loop:
                 try:
                     one.tick(self.now)
                 except Exception:
-                    traceback.print_exc(file=sys.stderr)
+                    self._complain()
 
     def _close(self) -> None:
         for sock in self._doomed:
@@ -155,8 +158,19 @@ class Loop:
         self._doomed.clear()
 
     def _report(self, handler: Handler) -> None:
-        traceback.print_exc(file=sys.stderr)
+        self._complain()
         try:
             self._crashed(handler)
         except Exception:
-            traceback.print_exc(file=sys.stderr)
+            self._complain()
+
+    def _complain(self) -> None:
+        """Say on stderr what was raised, but not more often than one can read."""
+        if self.now < self._quiet_until:
+            self._unsaid += 1
+            return
+        self._quiet_until = self.now + _QUIET
+        traceback.print_exc(file=sys.stderr)
+        if self._unsaid:
+            print(f"({self._unsaid} before that were not shown)", file=sys.stderr)
+            self._unsaid = 0

@@ -114,6 +114,7 @@ class RelayPlane:
         for change in changes:
             if change.new is None:
                 self._held.pop(change.key, None)
+                self._past.pop(change.key, None)
             else:
                 self._held[change.key] = change.new
         ways = [(change.key.name, change.new) for change in changes]
@@ -339,6 +340,9 @@ class _Worker:
                 if self.process is not None:
                     self.process.kill()  # it does not read, or is gone
         self._let_go()
+        if patience and self.process is not None:
+            self.process.returncode = 0  # nobody will wait for it, and Popen is not to mind
+            self.process = None
 
     def end(self, patience: float) -> str:
         """See that it has ended within so many seconds, and say how."""

@@ -24,23 +24,23 @@ from _socket import (
     TCP_KEEPCNT,
     TCP_KEEPIDLE,
     TCP_KEEPINTVL,
-    TCP_NODELAY,
     inet_ntop,
     inet_pton,
     socket,
 )
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from heapq import nsmallest
 from math import inf
 from select import EPOLLERR, EPOLLHUP
-from typing import Any, Final
+from typing import Final
 
 from kubeway.machines.pacer import Rng
 from kubeway.planes.relay.entrance import Entrance
 from kubeway.planes.relay.objects import ANY, Endpoint
 from kubeway.planes.relay.stream import CLOSE, JOIN, WAIT, Command, Connect, HalfClose, Limits, State, Stream
-from kubeway.shell.relay.carry import Side, reset_on_close
+from kubeway.shell.relay.carry import NO_SIDE, Side, reset_on_close
 from kubeway.shell.relay.loop import BOTH, LEVEL, READ, Handler, Loop
 from kubeway.shell.relay.pipes import Pipes
 from kubeway.values import V4, V6, Ip, show_ip
@@ -54,11 +54,15 @@ KEEPALIVE: Final = ((TCP_KEEPIDLE, 15), (TCP_KEEPINTVL, 15), (TCP_KEEPCNT, 9))
 
 _AF: Final = {V4: AF_INET, V6: AF_INET6}
 _STREAM: Final = SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC
+_BACKLOG: Final = 4096
 _MOST_AT_ONCE: Final = 64  # accepted, before others have their turn
-_SOON: Final = 5.0  # the first look at what is due much later, and
-_SELDOM: Final = 60.0  # the most between two: who has ended is kept in mind no longer than that
+# Timers cannot be taken back. So that who has ended is not kept in mind for long after, nobody is looked at
+# later than in as long as it has lived, however late something is due.
+_SOON: Final = 0.3  # seconds, the least
+_SELDOM: Final = 60.0  # and the most
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _GONE: Final = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EINTR, errno.EPERM})
+_PAUSE: Final = 0.1  # seconds for which nobody is taken when nobody can be
 _SHED_SHARE: Final = 32  # one of so many connections is let go when there are no descriptors left
 _SHED_IDLE: Final = 1.0  # seconds; none that moved later is
 
@@ -139,22 +143,29 @@ class Streams:
         self.shed += len(some)
         return bool(some)
 
-    def refuse_one(self, listener: socket) -> None:
+    def refuse_one(self, listener: socket) -> bool:
         """There is nobody to let go: take the next connection with the last descriptor, and reset it.
 
-        Else it would be told of again and again, and its client would wait for nothing.
+        Else it would be told of again and again, and its client would wait for nothing. False if not even
+        that is possible.
         """
-        os.close(self._reserve)
-        self._reserve = -1
+        if self._reserve >= 0:
+            os.close(self._reserve)
+            self._reserve = -1
         try:
             fd, _ = listener._accept()  # type: ignore[attr-defined]
+        except BlockingIOError:
+            refused = True
         except OSError:
-            pass
+            refused = False
         else:
+            refused = True
             sock = socket(AF_INET, _STREAM, 0, fd)
             reset_on_close(sock)
             sock.close()
-        self._reserve = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        with suppress(OSError):
+            self._reserve = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        return refused
 
 
 class Listener:
@@ -164,17 +175,20 @@ class Listener:
         self.sock, self.ways, self.keeps = sock, ways, keeps
         self._streams = streams
         self.loop = streams.loop
-        self.anywhere = _ANYWHERE[sock.family]
+        self._family = sock.family
+        self._anywhere = _ANYWHERE[sock.family]
         self._batch = 1
-        self._told = False
         sock.setblocking(False)
 
     def open(self) -> None:
+        """Take connections."""
         self.loop.watch(self.sock.fileno(), self.event, LEVEL)
 
     def close(self) -> None:
-        """Take nobody any more. The socket stays open: others may have it, too."""
-        self.loop.unwatch(self.sock.fileno())
+        """Take who waits to be accepted, and then nobody any more; others may have the socket, too."""
+        self._batch = _BACKLOG
+        self._accept()
+        self.loop.doom(self.sock)
 
     def event(self, event: int) -> None:
         self.loop.last(self._accept)
@@ -194,16 +208,38 @@ class Listener:
                 self._batch = 1
                 self._trouble(error)
                 return
-            Connection(self._streams, self, fd, address)
+            self._take(fd, address[0])
         self._batch = min(_MOST_AT_ONCE, batch * 2)
+
+    def _take(self, fd: int, client: str) -> None:
+        # Its flags are known to this object only: it never waits, whatever the kernel thinks.
+        sock = socket(self._family, _STREAM, 0, fd)
+        try:
+            came_to = sock.getsockname()
+        except OSError:
+            self.loop.doom(sock)
+            return
+        entrance = self.ways.get(came_to[:2]) or self.ways.get((self._anywhere, came_to[1]))
+        if entrance is None:
+            reset_on_close(sock)
+            self.loop.doom(sock)
+        else:
+            Connection(self._streams, entrance, not self.keeps, sock, client)
 
     def _trouble(self, error: OSError) -> None:
         if error.errno in _GONE:
             return  # the client's: it went before it was accepted
         if error.errno not in _NO_DESCRIPTORS:
             raise error
-        if not self._streams.make_room():
-            self._streams.refuse_one(self.sock)
+        if not self._streams.make_room() and not self._streams.refuse_one(self.sock):
+            # They wait with the kernel until others end.
+            self.loop.unwatch(self.sock.fileno())
+            self.loop.at(self.loop.now + _PAUSE, self)
+
+    def tick(self, now: float) -> None:
+        """The pause is over."""
+        if self.sock.fileno() >= 0:
+            self.open()
 
 
 class Connection:
@@ -212,47 +248,32 @@ class Connection:
     __slots__ = (
         "_address",
         "_armed",
+        "_born",
         "_client",
         "_endpoint",
-        "_keeps",
         "_settled",
         "_streams",
         "active",
         "stream",
     )
 
-    stream: Stream
-
-    def __init__(self, streams: Streams, listener: Listener, fd: int, address: Any) -> None:
+    def __init__(self, streams: Streams, entrance: Entrance, hidden: bool, sock: socket, client: str) -> None:
         loop = streams.loop
         self._streams = streams
-        self.active = loop.now
+        self.active = self._born = loop.now
         """When something last came or went."""
         self._armed = inf
         self._settled = False
-        self._address = address[0]
-        family = listener.sock.family
-        # Flags of accepted sockets are this object's only: it never waits, whatever the kernel thinks.
-        sock = socket(family, _STREAM, 0, fd)
+        self._address = client
         self._client = Side(self, "client", sock, loop, streams.pipes)
         self._endpoint: Side | None = None
-        try:
-            came_to = sock.getsockname()
-        except OSError:
-            loop.doom(sock)
-            return
-        entrance = listener.ways.get(came_to[:2]) or listener.ways.get((listener.anywhere, came_to[1]))
-        if entrance is None:
-            reset_on_close(sock)
-            loop.doom(sock)
-            return
-        client = Ip(inet_pton(family, self._address.partition("%")[0]))
-        self.stream = Stream(entrance, client, not listener.keeps, streams.rng, streams.limits)
+        ip = Ip(inet_pton(sock.family, client.partition("%")[0]))
+        self.stream = Stream(entrance, ip, hidden, streams.rng, streams.limits)
         streams.all.add(self)
         command = self.stream.arrived(loop.now)
         if command is WAIT:
             # Whoever waits is not asked for anything but whether it is still there.
-            loop.watch(fd, self._waits)
+            loop.watch(self._client.fd, self._waits)
         self.obey(command)
 
     # --- commands ---------------------------------------------------------------------
@@ -302,7 +323,6 @@ class Connection:
                 # The port is chosen with the connect, so that it need be free towards that endpoint only.
                 sock.setsockopt(IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
                 sock.bind((self._address, 0))
-            sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
             number = sock.connect_ex(streams.place(endpoint))
         except OSError:
             sock.close()
@@ -311,7 +331,7 @@ class Connection:
             sock.close()
             return False
         self._endpoint = Side(self, "endpoint", sock, streams.loop, streams.pipes)
-        self._endpoint.waited = True
+        self._endpoint.waited, self._endpoint.prompt = True, False
         streams.loop.watch(self._endpoint.fd, self._tried, BOTH)
         return True
 
@@ -342,6 +362,7 @@ class Connection:
         self._client.let_go(reset)
         if self._endpoint is not None:
             self._endpoint.let_go(reset)
+        self._client, self._endpoint = NO_SIDE, None
 
     def _drop_endpoint(self) -> None:
         """Give up a try. A socket that is not connected sends nothing when it is closed."""
@@ -383,7 +404,8 @@ class Connection:
     def arm(self) -> None:
         due = self.stream.due
         if due < self._armed:
-            self._armed = min(due, self._streams.loop.now + _SOON)
+            now = self._streams.loop.now
+            self._armed = min(due, now + min(_SELDOM, max(_SOON, now - self._born)))
             self._streams.loop.at(self._armed, self)
 
     def tick(self, now: float) -> None:
@@ -393,15 +415,11 @@ class Connection:
         self._settle()
         moved = self._client.moved + (self._endpoint.moved if self._endpoint is not None else 0)
         command = self.stream.tick(now, moved)
-        if command is WAIT and self.stream.due < inf:
-            self._armed = min(self.stream.due, now + _SELDOM)
-            self._streams.loop.at(self._armed, self)
-        else:
-            self.obey(command)
+        self.obey(command)
 
     def _settle(self) -> None:
         """Those that last are asked whether they live. That of clients comes with the listener."""
-        if self._endpoint is None or self._settled:
+        if self._endpoint is None or self._settled or self.stream.state is State.TRYING:
             return
         self._settled = True
         try:
