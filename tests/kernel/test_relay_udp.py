@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -329,6 +330,32 @@ def test_a_way_to_nobody_and_no_way_are_silent(relay: Relay) -> None:
         client.sendto(b"2", (kept, 5301))
         until(lambda: relay.running.tell(lambda: relay.datagrams.lost) == 2)
     assert relay.count() == 0
+
+
+@FAMILIES
+def test_of_several_listeners_a_client_comes_to_one_by_all_ways(three: Three, v6: bool) -> None:
+    """Else two processes might give it the same port to one endpoint, or answer by the wrong way."""
+    (me, _), *_, kept, _ = addresses(v6)
+    with three.node.inside():
+        at, af = ("::1", socket.AF_INET6) if v6 else ("127.0.0.1", socket.AF_INET)
+        socks = [listen((at, KEPT), af) for _ in range(4)]
+    used = set()
+    for _ in range(20):
+        with three.client.udp(me) as client:
+            for way in kept, kept + "1", kept + "2":
+                client.sendto(b"x", (way, 5300))
+            came: list[socket.socket] = []
+            while len(came) < 3:
+                ready, _, _ = select.select(socks, [], [], 5)
+                assert ready
+                came += ready
+                for sock in ready:
+                    sock.recv(10)
+            assert len(set(came)) == 1
+            used |= {*came}
+    assert len(used) > 1
+    for sock in socks:
+        sock.close()
 
 
 # --- bounds -------------------------------------------------------------------------------------

@@ -30,8 +30,9 @@ from kubeway.values import Ip
 
 _AT_ONCE: Final = 64  # datagrams read from one socket, before others have their turn
 _BRISK: Final = 8  # so many at once from an endpoint, and it is asked for trains
+_NOW_AND_THEN: Final = 16  # answers of an endpoint, until it is seen whether there are more than one
 _TRIES: Final = 4  # endpoints for one datagram, if the way to some is known to be barred
-_LINGER: Final = 1.0  # seconds that an answer may take yet when its endpoint has left
+_LINGER: Final = 1.0  # seconds that a first answer may take yet when its endpoint has left
 _ASIDE: Final = 64  # datagrams that wait for descriptors
 _SHED_SHARE: Final = 32  # one of so many sessions ends when there are no descriptors or ports left
 
@@ -62,7 +63,7 @@ class Datagrams:
         self.loop, self.rng = loop, rng
         self.sessions = Sessions() if sessions is None else sessions
         self.lingering: set[Line] = set()
-        """Whose sessions are over, but for an answer that may come yet."""
+        """Whose sessions are over, but for a first answer that may come yet."""
         self.lost = 0
         """Datagrams that went nowhere."""
         self._spare = spare
@@ -109,7 +110,10 @@ class Datagrams:
     def left(self, entrance: Entrance, gone: Iterable[Endpoint]) -> None:
         """These endpoints serve this way no more (`Entrance.become`). To be told at once."""
         for one in self.sessions.left(entrance, gone):
-            one.line.linger()
+            if one.answered:
+                one.line.let_go()
+            else:
+                one.line.linger()
 
     def arm(self) -> None:
         due = self.sessions.due
@@ -189,7 +193,7 @@ class Listener:
     def event(self, event: int) -> None:
         # To be told that there is nothing left costs as much as half a datagram. So it is tried as often as
         # there was something of late, and slowly more often; the listener is told of again while there is.
-        recv, take, datagrams = self._recv, self.take, self._datagrams
+        recv, find, datagrams = self._recv, self._datagrams.sessions.find, self._datagrams
         for count in range(int(self._batch)):
             try:
                 n, told, _, client = recv(BUFFERS, TOLD)
@@ -197,9 +201,17 @@ class Listener:
                 self._batch = max(1.0, count)
                 return
             where = told[-1][2]
-            size = pieces(told) if len(told) > 1 else 0
+            if len(told) == 1 and (one := find((self, client, where))) is not None:
+                datagrams.sessions.asked(one, datagrams.loop.now)
+                try:  # as `carry` does it, for what comes most
+                    one.line.tally.sent += one.line.send(VIEW[:n])
+                    continue
+                except OSError as error:
+                    if one.line.not_sent(error, n, 0):
+                        continue
+            size = pieces(told)
             try:
-                take(n, size, client, where)
+                self.take(n, size, client, where)
             except OSError:
                 datagrams.put_aside(self, client, where, bytes(VIEW[:n]), size)
         self._batch = min(_AT_ONCE, self._batch * 1.25)
@@ -229,13 +241,14 @@ class Line:
         "_face",
         "_faceless",
         "_gathers",
-        "_gone",
-        "_owed",
+        "_recv",
         "_reply",
         "_session",
         "_sock",
-        "_tally",
         "_way",
+        "answers",
+        "send",
+        "tally",
     )
 
     def __init__(
@@ -243,12 +256,13 @@ class Line:
     ) -> None:
         self._datagrams, self._session, self._sock, self._reply = datagrams, session, sock, reply
         self._way, self._client = way, client
-        self._tally = session.entrance.tally
-        self._batch = 1.0
+        self.tally = session.entrance.tally
+        self._recv, self.send = sock.recv_into, sock.send
+        self._batch = 2
         self._gathers = False
+        self.answers = 0
         self._face: socket | None = None
         self._faceless = False
-        self._gone = self._owed = False
 
     # --- to the endpoint ----------------------------------------------------------------
 
@@ -261,12 +275,12 @@ class Line:
             else:
                 self._sock.send(VIEW[:n])
         except OSError as error:
-            return self._not_sent(error, n, size)
-        self._tally.sent += n
-        self._owed = True
+            return self.not_sent(error, n, size)
+        self.tally.sent += n
         return True
 
-    def _not_sent(self, error: OSError, n: int, size: int) -> bool:
+    def not_sent(self, error: OSError, n: int, size: int) -> bool:
+        """What `carry` returns when the kernel has said so."""
         if error.errno not in _THIS_ONE:
             self.refused()
             return False
@@ -279,7 +293,7 @@ class Line:
     def _one_by_one(self, n: int, size: int) -> None:
         for at in range(0, n, size):
             try:
-                self._tally.sent += self._sock.send(VIEW[at : min(n, at + size)])
+                self.tally.sent += self._sock.send(VIEW[at : min(n, at + size)])
             except OSError as error:
                 if error.errno not in _THIS_ONE:
                     self.refused()
@@ -290,59 +304,76 @@ class Line:
 
     def answer(self, event: int) -> None:
         """The endpoint has spoken, or an ICMP error has."""
-        datagrams, session, recv = self._datagrams, self._session, self._sock.recv_into
-        size = 0
-        for count in range(int(self._batch)):
+        datagrams, session = self._datagrams, self._session
+        try:
+            n = self._recv(VIEW)
+        except OSError as error:
+            self._not_read(error)
+            return
+        now = datagrams.loop.now
+        if session.heard != now or not session.answered:
+            datagrams.sessions.answered(session, now)
+            if not self.answers:
+                datagrams.arm()  # it may be due earlier now
+        self._back(n, 0)
+        # To find that there is no more costs half as much as one: so it is tried now and then only.
+        self.answers += 1
+        if not self.answers % _NOW_AND_THEN:
+            datagrams.loop.handlers[self._sock.fileno()] = self.burst
+            self._batch = 2
+
+    def burst(self, event: int) -> None:
+        """As `answer`, of an endpoint that may have more than one thing to say."""
+        datagrams, session = self._datagrams, self._session
+        recv = self._sock.recvmsg_into
+        for count in range(self._batch):
             try:
-                if self._gathers:
-                    n, told, _, _ = self._sock.recvmsg_into(BUFFERS, TOLD)
-                    size = pieces(told) if told else 0
-                else:
-                    n = recv(VIEW)
+                n, told, _, _ = recv(BUFFERS, TOLD)
             except BlockingIOError:
-                self._batch = max(1.0, count)
+                self._batch = max(2, count)
+                if count < 2 and not self._gathers:
+                    datagrams.loop.handlers[self._sock.fileno()] = self.answer
                 return
             except OSError as error:
-                if error.errno not in _THIS_ONE:
-                    self.refused()
+                if not self._not_read(error):
                     return
                 continue
-            self._owed = False
-            if session.over:
-                # It lingered for this.
-                self._back(n, size)
-                self.let_go()
-                return
-            if session.answered:
-                datagrams.sessions.answered(session, datagrams.loop.now)
-            else:
-                datagrams.sessions.answered(session, datagrams.loop.now)
-                datagrams.arm()
-            self._back(n, size)
-        self._batch = min(_AT_ONCE, self._batch * 1.25)
-        if self._batch >= _BRISK and not self._gathers:
+            datagrams.sessions.answered(session, datagrams.loop.now)
+            self._back(n, pieces(told))
+        self._batch = min(_AT_ONCE, self._batch * 2)
+        if self._batch > _BRISK and not self._gathers:
             self._gathers = True
             gather(self._sock)
+
+    def _not_read(self, error: OSError) -> bool:
+        """Whether the session goes on."""
+        if error.errno in _THIS_ONE:
+            return True
+        self.refused()
+        return False
 
     def _back(self, n: int, size: int) -> None:
         face = self._face
         try:
-            if size and n > size:
+            if face is None and not size:
+                self._reply.send(VIEW[:n], n)
+            elif size < n and size:
                 if face is None:
                     face = self._open_face()
                 if face is None or not self._train(face, n, size):
                     for at in range(0, n, size):
-                        self._reply.send(VIEW[at : min(n, at + size)])
+                        end = min(n, at + size)
+                        self._reply.send(VIEW[at:end], end - at)
             elif face is not None:
                 face.send(VIEW[:n])
             else:
-                self._reply.send(VIEW[:n])
+                self._reply.send(VIEW[:n], n)
         except OSError:
             self._datagrams.lost += (
                 1  # a client that is gone is missed by nobody, and its session ends in time
             )
         else:
-            self._tally.received += n
+            self.tally.received += n
 
     def _train(self, face: socket, n: int, size: int) -> bool:
         try:
@@ -383,7 +414,7 @@ class Line:
                     return
                 continue
             datagrams.sessions.asked(session, datagrams.loop.now)
-            if not self.carry(n, pieces(told) if told else 0):
+            if not self.carry(n, pieces(told)):
                 datagrams.lost += 1
                 return
 
@@ -391,8 +422,7 @@ class Line:
 
     def refused(self) -> None:
         """By the endpoint, or the way there."""
-        if not self._session.over:
-            self._datagrams.sessions.refused(self._session, self._datagrams.loop.now)
+        self._datagrams.sessions.refused(self._session, self._datagrams.loop.now)
         self.let_go()
 
     def crashed(self) -> None:
@@ -402,29 +432,28 @@ class Line:
             self.let_go()
 
     def linger(self) -> None:
-        """Its session is over, as its endpoint left. If the client has asked, that may be answered yet."""
-        loop = self._datagrams.loop
-        if not self._owed:
-            self.let_go()
-            return
+        """Its session is over, as its endpoint left before it answered. It may have been about to."""
+        datagrams = self._datagrams
         self._session.line = None
-        if self._face is not None:
-            # The client's next datagrams are not for this endpoint; they come by the listener again.
-            loop.doom(self._face)
-            self._face = None
-        self._faceless = True
-        self._datagrams.lingering.add(self)
-        loop.at(loop.now + _LINGER, self)
+        datagrams.lingering.add(self)
+        datagrams.loop.handlers[self._sock.fileno()] = self.last_answer
+        datagrams.loop.at(datagrams.loop.now + _LINGER, self)
+
+    def last_answer(self, event: int) -> None:
+        """Or an ICMP error."""
+        try:
+            self._back(self._recv(VIEW), 0)
+        except OSError:
+            pass  # nobody asks that endpoint any more
+        self.let_go()
 
     def tick(self, now: float) -> None:
         """It has lingered long enough."""
-        self.let_go()
+        if self in self._datagrams.lingering:
+            self.let_go()
 
     def let_go(self) -> None:
         """Its session is over."""
-        if self._gone:
-            return
-        self._gone = True
         self._datagrams.lingering.discard(self)
         loop, self._session.line = self._datagrams.loop, None
         loop.doom(self._sock)

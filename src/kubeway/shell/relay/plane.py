@@ -210,7 +210,10 @@ class _Worker:
             words = [sys.executable, "-m", "kubeway.shell.relay.worker", str(its.fileno()), str(file)]
             # Not waited for: in the time it takes to start, whoever comes waits with the listener.
             self.process = subprocess.Popen(  # noqa: S603 (our own module)
-                words, pass_fds=[its.fileno(), file, *inherited], stdin=subprocess.DEVNULL
+                words,
+                pass_fds=[its.fileno(), file, *inherited],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # who reads ours does not wait for its end
             )
         except BaseException:
             ours.close()

@@ -18,7 +18,6 @@ from _socket import (
     IPPROTO_UDP,
     IPV6_CHECKSUM,
     IPV6_PKTINFO,
-    MSG_DONTWAIT,
     SO_RCVBUF,
     SOCK_CLOEXEC,
     SOCK_NONBLOCK,
@@ -77,28 +76,27 @@ class Replies:
 class Reply:
     """From a way in to a client. `client`: as the socket has it."""
 
-    __slots__ = ("_base", "_from", "_ports", "_send", "_to")
+    __slots__ = ("_base", "_from", "_port", "_send", "_to", "_to_port")
 
     def __init__(self, replies: Replies, ip: Ip, port: int, client_ip: Ip, client: Any) -> None:
         self._send = replies.send
-        self._ports = port, client[1]
+        self._port, self._to_port = port, client[1]
         if len(ip) == 4:
             self._to: Any = (client[0], 0)
             self._from = [(IPPROTO_IP, _IP_PKTINFO, bytes(4) + ip + bytes(4))]
-            self._base = _sum(ip + client_ip) + IPPROTO_UDP + port + int(client[1])
+            self._base = _sum(ip + client_ip) + IPPROTO_UDP + port + int(client[1]) + 16
         else:
             self._to = (client[0], 0, 0, client[3])
             self._from = [(IPPROTO_IPV6, IPV6_PKTINFO, ip + bytes(4))]
             self._base = 0
 
-    def send(self, data: memoryview) -> None:
-        """One datagram. OSError, as `sendmsg` has it."""
-        size = len(data) + 8
+    def send(self, data: memoryview, size: int) -> None:
+        """One datagram of `size` bytes. OSError, as `sendmsg` has it."""
         check = 0
-        if base := self._base:
+        if self._base:
             # The ones' complement sum of 16-bit words is the number modulo 65535: big numbers do it at once.
             words = int.from_bytes(data, "big")
             if size & 1:
                 words <<= 8
-            check = 65535 - (base + 2 * size + words) % 65535
-        self._send((_header(*self._ports, size, check), data), self._from, MSG_DONTWAIT, self._to)
+            check = 65535 - (self._base + 2 * size + words) % 65535
+        self._send((_header(self._port, self._to_port, size + 8, check), data), self._from, 0, self._to)
