@@ -73,7 +73,9 @@ WAYS = {
         {**_IPTABLES, "kubeway-iptables-backend": "legacy"}, ("iptables-legacy-save",), ":KUBE-SERVICES"
     ),
     "userspace": Way(
-        {"proxy-mode": "userspace", "nodeport-addresses": "primary"}, ("nft", "list", "ruleset"), "table ip kubeway"
+        {"proxy-mode": "userspace", "nodeport-addresses": "primary"},
+        ("nft", "list", "ruleset"),
+        "table ip kubeway",
     ),
 }
 # Where there is ip_vs.

@@ -253,8 +253,11 @@ class LinkPlane:
     def _refusal(self, change: Change, words: str, number: int) -> Refused:
         return Refused(words, number, describe(change, self.program), key=change.key)
 
-    def remove(self) -> list[str]:
-        """Take our routes and the link away, with every address on it; returns what that was, in words."""
+    def remove(self, *, steering: bool = False) -> list[str]:
+        """Take our routes and the link away, with every address on it; returns what that was, in words.
+
+        `steering`: instead of them the rules and routes for packets with a mark.
+        """
         program, self.program = self.program, {}
         try:
             objects = self.read_now()
@@ -262,15 +265,17 @@ class LinkPlane:
             self.program = program
         gone = [Change("del", key, obj, None) for key, obj in objects.items()]
         # The link last; addresses need not be asked for one by one.
-        order = ("rule", "table", "route", "link")
+        order = ("rule", "table") if steering else ("route", "link")
         self.write_now([change for kind in order for change in gone if change.key.kind == kind])
         words: list[str] = []
+        if steering:
+            return (
+                ["rules and routes for steered packets"] if any(k.kind in STEERING for k in objects) else []
+            )
         if LINK in objects:
             words.append(f"link {DEVICE} with {sum(key.kind == 'address' for key in objects)} addresses")
         if routes := sum(key.kind == "route" for key in objects):
             words.append(f"{routes} local routes to addresses of Services")
-        if any(key.kind in STEERING for key in objects):
-            words.append("rules and routes for steered packets")
         return words
 
 

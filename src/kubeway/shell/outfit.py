@@ -195,4 +195,4 @@ def _userspace(mode: Mode, linker: Linker, record: records.Recorder) -> Outfit:
         "link": LinkPlane(linker.objects),
         "nft": NftPlane(linker.origin, linker.objects),
     }
-    return Outfit(mode, Compound(planes), frozenset({"nft"}))
+    return Outfit(mode, Compound(planes), frozenset({"nft", "steering"}))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 from _socket import AF_INET, AF_INET6, inet_pton, socket
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from math import inf
 from typing import Any, Final
 
@@ -441,10 +442,8 @@ class Line:
 
     def last_answer(self, event: int) -> None:
         """Or an ICMP error."""
-        try:
+        with suppress(OSError):  # nobody asks that endpoint any more
             self._back(self._recv(VIEW), 0)
-        except OSError:
-            pass  # nobody asks that endpoint any more
         self.let_go()
 
     def tick(self, now: float) -> None:
