@@ -332,6 +332,32 @@ def test_however_the_node_is_set_packets_come(steered: Steered, name: str) -> No
         lab.node.sysctl({f"net.ipv4.{name}": 0})
 
 
+@pytest.mark.parametrize("proto", NAMES.values())
+@pytest.mark.parametrize("family", [4, 6])
+def test_neighbours_on_a_bridge_see_each_other(steered: Steered, family: int, proto: str) -> None:
+    """The answer is sent up where br_netfilter has the bridge ask the rules; else it would be bridged."""
+    if not bridges_ask():
+        pytest.skip("br_netfilter is not there, or off")
+    lab = steered.lab
+    x, y = (twin(HOSTS[pod], family) for pod in ("pod/x", "pod/y"))
+    neighbours = {"pod/y": f"route add {x} dev eth0", "pod/x": f"route add {y} dev eth0"}
+    try:
+        for pod, line in neighbours.items():
+            lab.host(pod).ip([line])
+        answer = lab.host("pod/y").ask(twin("10.96.0.11", family), 80, proto)
+        assert (answer.name, answer.masqueraded) == ("x", False)
+        for who in ("pod/client", "outside", "node"):
+            assert lab.host(who).ask(twin("10.96.0.11", family), 80, proto).name == "x"
+    finally:
+        for pod, line in neighbours.items():
+            lab.host(pod).ip([line.replace("add", "del")])
+
+
+def bridges_ask() -> bool:
+    switches = (Path(f"/proc/sys/net/bridge/bridge-nf-call-{name}tables") for name in ("ip", "ip6"))
+    return all(one.exists() and one.read_text().strip() == "1" for one in switches)
+
+
 def test_a_listener_is_out_of_reach_from_elsewhere(steered: Steered) -> None:
     for port in PORTS.values():
         assert steered.lab.host("outside").ask(at.NODE, port, wait=0.4).kind != "answered"

@@ -23,6 +23,7 @@ from kubeway.planes.nft.objects import (
     Chain,
     Cmp,
     Ct,
+    CtOriginal,
     CtSet,
     Dnat,
     Drop,
@@ -46,6 +47,7 @@ from kubeway.planes.nft.objects import (
     Rule,
     Rules,
     Set,
+    SetDaddr,
     SocketTransparent,
     Table,
     Tproxy,
@@ -245,6 +247,11 @@ def words(family: Family) -> dict[str, Exprs]:
         ),
         "ct mark set 0x00000007": (Immediate(0, host32(7)), CtSet(0, "mark")),
         "ct mark set meta mark": (mark, CtSet(0, "mark")),
+        'ct direction reply meta iifkind "bridge" accept': (
+            *(Ct(0, "direction"), Cmp(0, "==", b"\1")),
+            *(Meta(0, "iifkind"), Cmp(0, "==", b"bridge".ljust(16, b"\0")), Accept()),
+        ),
+        "IP daddr set ct original IP saddr": (CtOriginal(0), SetDaddr(0)),
         "socket transparent 1 accept": (SocketTransparent(0), Cmp(0, "==", b"\1"), Accept()),
         "socket transparent 0 accept": (SocketTransparent(0), Cmp(0, "==", b"\0"), Accept()),
         'iifname "cni0" accept': (
@@ -304,6 +311,7 @@ def phrases(family: Family) -> dict[str, Exprs]:
                 *(*tcp, Immediate(0, parse_ip("10.0.0.1")), Immediate(1, port(80))),
                 Dnat(0, 1),
             ),
+            "ip daddr set 192.0.0.8": (Immediate(0, parse_ip("192.0.0.8")), SetDaddr(0)),
             "meta l4proto tcp tproxy to 127.0.0.1:7001 accept": (
                 *(*tcp, Immediate(0, parse_ip("127.0.0.1")), Immediate(1, port(7001))),
                 *(Tproxy(0, 1), Accept()),
@@ -326,6 +334,7 @@ def phrases(family: Family) -> dict[str, Exprs]:
             *(*tcp, Immediate(0, parse_ip("fd00::1")), Immediate(4, port(80))),
             Dnat(0, 4),
         ),
+        "ip6 daddr set 100::1": (Immediate(0, parse_ip("100::1")), SetDaddr(0)),
         "meta l4proto tcp tproxy to [::1]:7001 accept": (
             *(*tcp, Immediate(0, parse_ip("::1")), Immediate(4, port(7001))),
             *(Tproxy(0, 4), Accept()),

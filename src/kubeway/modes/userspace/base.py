@@ -17,6 +17,7 @@ from kubeway.modes.userspace.layout import (
     CLASS_SIGN,
     CLASSES,
     LISTEN,
+    NOBODY,
     PORTS,
     PRIORITIES,
     Class,
@@ -27,7 +28,7 @@ from kubeway.planes.nft import build as b
 from kubeway.planes.nft import objects as nft
 from kubeway.planes.nft.objects import Accept, Chain, Drop
 from kubeway.program.program import Key, Object
-from kubeway.values import TCP, UDP, parse_prefix
+from kubeway.values import TCP, UDP, host_prefix, parse_prefix
 
 # Before anything else, br_netfilter's own hook too (see `again-prerouting`).
 _FIRST: Final = -(1 << 31)
@@ -62,6 +63,7 @@ def _base_chains(words: Words, view: FamilyView, bit: int) -> Chains:
     others = b.rule(b.known_flow(), b.flow_marked(bit, "=="), accept, comment="a flow that is not steered")
     dispatch = b.rule(b.jump("dispatch"))
     loopback = b.interface("lo", begins=False)
+    nobody = NOBODY[words.number]
     not_loopback = b.interface("lo", begins=False, op="!=")
     return {
         # Where bridged packets pass these hooks (br_netfilter), they do so on the bridge, and the socket
@@ -84,7 +86,16 @@ def _base_chains(words: Words, view: FamilyView, bit: int) -> Chains:
         ),
         "hand-prerouting": (
             Chain("filter", "prerouting", _HAND),
-            [b.rule(b.marked(bit), b.jump("hand"))],
+            [
+                # An answer to a client on the same bridge would be bridged to it. It is sent up here where
+                # its destination was changed (br_netfilter), and by its mark it is for this node.
+                b.rule(b.reply(), b.marked(bit), b.by_bridge(), b.daddr_set(nobody)),
+                b.rule(b.marked(bit), b.jump("hand")),
+            ],
+        ),
+        "steer-input": (
+            Chain("filter", "input", _STEER),
+            [b.rule(b.prefix(words.daddr, host_prefix(nobody)), b.reply(), b.daddr_original())],
         ),
         "steer-output": (
             Chain("route", "output", _STEER),

@@ -34,6 +34,9 @@ PORTS: Final = {one: 10801 + number for number, one in enumerate(CLASSES)}
 LISTEN: Final[dict[int, Ip]] = {V4: parse_ip("127.0.0.1"), V6: parse_ip("::1")}
 """Loopback: nobody comes there but by a rule or from this node itself."""
 
+NOBODY: Final[dict[int, Ip]] = {V4: parse_ip("192.0.0.8"), V6: parse_ip("100::1")}
+"""An address of each family that nobody has: the dummy address (RFC 7600), one to discard (RFC 6666)."""
+
 # The class of a packet, in its priority: 0xb in the highest four bits tells it from priorities that others
 # set.
 CLASS_SIGN: Final = 0xB0000000

@@ -15,6 +15,7 @@ from kubeway.planes.nft.objects import (
     Bitwise,
     Cmp,
     Ct,
+    CtOriginal,
     CtSet,
     Dnat,
     Dynset,
@@ -29,6 +30,7 @@ from kubeway.planes.nft.objects import (
     Numgen,
     Payload,
     Rule,
+    SetDaddr,
     SocketTransparent,
     Tproxy,
 )
@@ -200,6 +202,26 @@ def flow_marked(mark: int, op: Literal["==", "!="] = "!=") -> Phrase:
 def flow_mark_on(mark: int) -> Phrase:
     """`ct mark set ct mark | 0x4000`"""
     return Ct(0, "mark"), Bitwise(0, host32(0xFFFFFFFF ^ mark), host32(mark)), CtSet(0, "mark")
+
+
+def reply() -> Phrase:
+    """`ct direction reply`"""
+    return Ct(0, "direction"), Cmp(0, "==", b"\1")
+
+
+def by_bridge() -> Phrase:
+    """`meta iifkind "bridge"`"""
+    return Meta(0, "iifkind"), Cmp(0, "==", b"bridge".ljust(16, b"\0"))
+
+
+def daddr_set(ip: bytes) -> Phrase:
+    """`ip daddr set 192.0.0.8`"""
+    return Immediate(0, ip), SetDaddr(0)
+
+
+def daddr_original() -> Phrase:
+    """`ip daddr set ct original ip saddr`"""
+    return CtOriginal(0), SetDaddr(0)
 
 
 def transparent() -> Phrase:

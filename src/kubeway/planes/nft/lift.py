@@ -24,6 +24,7 @@ from kubeway.planes.nft.objects import (
     Chain,
     Cmp,
     Ct,
+    CtOriginal,
     CtSet,
     Dnat,
     Drop,
@@ -47,6 +48,7 @@ from kubeway.planes.nft.objects import (
     Rule,
     Rules,
     Set,
+    SetDaddr,
     SocketTransparent,
     Table,
     Tproxy,
@@ -203,6 +205,9 @@ def _data(a: Attrs, number: int) -> bytes:
 
 def _payload(a: Attrs) -> Expr | None:
     base = _BASE.get(_number(a, 2))
+    if 5 in a:
+        how = tuple(_number(a, n) for n in (3, 4, 6, 7, 8))
+        return SetDaddr(_reg(a, 5)) if base == "network" and how in wire.DADDR_SET.values() else None
     if 1 not in a or base is None:
         return None
     return Payload(_reg(a, 1), base, _number(a, 3), _number(a, 4))  # type: ignore[arg-type]
@@ -219,6 +224,8 @@ def _meta(a: Attrs) -> Expr | None:
 
 def _ct(a: Attrs) -> Expr | None:
     key = _CT.get(_number(a, 2))
+    if _number(a, 2) in wire.CT_SRC.values() and 1 in a:
+        return CtOriginal(_reg(a, 1)) if bytes(a.get(3, b"")) == bytes([wire.CT_ORIGINAL]) else None
     if key == "mark" and 4 in a:
         return CtSet(_reg(a, 4), key)  # type: ignore[arg-type]
     return Ct(_reg(a, 1), key) if key is not None and 1 in a and 3 not in a else None  # type: ignore[arg-type]

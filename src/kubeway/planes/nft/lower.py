@@ -25,6 +25,7 @@ from kubeway.planes.nft.objects import (
     Chain,
     Cmp,
     Ct,
+    CtOriginal,
     CtSet,
     Dnat,
     Drop,
@@ -47,6 +48,7 @@ from kubeway.planes.nft.objects import (
     Rule,
     Rules,
     Set,
+    SetDaddr,
     SocketTransparent,
     Table,
     Tproxy,
@@ -278,6 +280,10 @@ def lower_expr(family: str, expr: Expr) -> bytes:
             return wire.ct(reg, key)
         case CtSet(reg, key):
             return wire.ct_set(reg, key)
+        case CtOriginal(reg):
+            return wire.ct_original_saddr(family, reg)
+        case SetDaddr(reg):
+            return wire.daddr_set(family, reg)
         case SocketTransparent(reg):
             return wire.socket_transparent(reg)
         case Fib(reg, of):

@@ -26,6 +26,7 @@ from kubeway.planes.nft.objects import (
     Chain,
     Cmp,
     Ct,
+    CtOriginal,
     CtSet,
     Dnat,
     Drop,
@@ -49,6 +50,7 @@ from kubeway.planes.nft.objects import (
     Rule,
     Rules,
     Set,
+    SetDaddr,
     SocketTransparent,
     Tproxy,
     Verdict,
@@ -189,6 +191,8 @@ class Machine(Passage):
                 self.meta[key] = self.value(reg, 4)
             case CtSet(reg):
                 self.flow_mark = self.value(reg, 4)
+            case SetDaddr(reg):
+                self.dst = self.value(reg, len(self.dst))
             case SocketTransparent():
                 # The first packet of a flow belongs to no connection; that its sender's socket is of that
                 # kind is nothing that a packet tells.
@@ -214,7 +218,7 @@ class Machine(Passage):
                 self.store(expr.reg, self.load(expr))
         return None
 
-    def load(self, expr: Payload | Meta | Ct | Fib | Immediate | Numgen) -> bytes:
+    def load(self, expr: Payload | Meta | Ct | CtOriginal | Fib | Immediate | Numgen) -> bytes:
         packet = self.world.packet
         match expr:
             case Payload():
@@ -223,8 +227,14 @@ class Machine(Passage):
                 return bytes([packet.proto])
             case Meta(_, "iifname"):
                 return self.iif.encode()[:15].ljust(16, b"\0")
+            case Meta(_, "iifkind"):
+                raise Unknowable(f"chain {self.chain} asks of what kind {self.iif} is")
             case Meta(_, key):
                 return self.meta[key]
+            case CtOriginal():
+                return packet.src
+            case Ct(_, "direction"):
+                return b"\0"
             case Ct(_, "mark"):
                 return self.flow_mark
             case Ct(_, key):

@@ -122,10 +122,10 @@ class Payload(Struct, frozen=True, tag=True):
 
 
 class Meta(Struct, frozen=True, tag=True):
-    """Load a fact about the packet: l4proto, mark, priority, iifname."""
+    """Load a fact about the packet. iifkind: of what kind the interface is that it came in by ("bridge")."""
 
     reg: int
-    key: Literal["l4proto", "mark", "priority", "iifname"]
+    key: Literal["l4proto", "mark", "priority", "iifname", "iifkind"]
 
 
 class MetaSet(Struct, frozen=True, tag=True):
@@ -136,10 +136,22 @@ class MetaSet(Struct, frozen=True, tag=True):
 
 
 class Ct(Struct, frozen=True, tag=True):
-    """Load the flow's state or status bits, or its mark."""
+    """Load the flow's state or status bits, its mark, or the packet's direction (one byte: 1 is a reply)."""
 
     reg: int
-    key: Literal["state", "status", "mark"]
+    key: Literal["state", "status", "mark", "direction"]
+
+
+class CtOriginal(Struct, frozen=True, tag=True):
+    """Load the address that the flow's first packet came from."""
+
+    reg: int
+
+
+class SetDaddr(Struct, frozen=True, tag=True):
+    """Write the address in the register over the packet's destination. The flow knows nothing of it."""
+
+    reg: int
 
 
 class CtSet(Struct, frozen=True, tag=True):
@@ -259,8 +271,9 @@ class Foreign(Struct, frozen=True, tag=True):
 
 
 Expr = (
-    Payload | Meta | MetaSet | Ct | CtSet | SocketTransparent | Fib | Immediate | Bitwise | Cmp | Lookup
-    | Numgen | Dynset | Dnat | Tproxy | Masquerade | Reject | Drop | Accept | Return | Jump | Goto | Foreign
+    Payload | Meta | MetaSet | Ct | CtSet | CtOriginal | SetDaddr | SocketTransparent | Fib | Immediate
+    | Bitwise | Cmp | Lookup | Numgen | Dynset | Dnat | Tproxy | Masquerade | Reject
+    | Drop | Accept | Return | Jump | Goto | Foreign
 )  # fmt: skip
 
 

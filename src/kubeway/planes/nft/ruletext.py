@@ -19,6 +19,7 @@ from kubeway.planes.nft.objects import (
     Bitwise,
     Cmp,
     Ct,
+    CtOriginal,
     CtSet,
     Dnat,
     Drop,
@@ -40,6 +41,7 @@ from kubeway.planes.nft.objects import (
     Return,
     Rule,
     Set,
+    SetDaddr,
     SocketTransparent,
     Tproxy,
     set_key,
@@ -69,14 +71,25 @@ _ADDRESSES: Final[dict[tuple[Family, int], str]] = {
 _PORTS: Final = {0: "sport", 2: "dport"}
 _PORT_PROTOS: Final = {6: "tcp", 17: "udp", 132: "sctp"}
 
+
+def _direction(value: bytes) -> str:
+    return "reply" if value[0] else "original"
+
+
 _ports = FIELDS["th dport"].show
 _METAS: Final[dict[str, tuple[int, Callable[[bytes], str]]]] = {
     "l4proto": (1, FIELDS["meta l4proto"].show),
     "mark": (4, show_mark),
     "priority": (4, show_class),
     "iifname": (16, show_interface),
+    "iifkind": (16, show_interface),
 }
-_CTS: Final = {"state": show_bits(STATES), "status": show_bits(STATUSES), "mark": show_mark}
+_CTS: Final = {
+    "state": show_bits(STATES),
+    "status": show_bits(STATUSES),
+    "mark": show_mark,
+    "direction": _direction,
+}
 
 
 class _Untold(Exception):
@@ -142,7 +155,16 @@ class _Teller:
     def tell(self, expr: Expr) -> str | None:
         """The statement this instruction ends, or None if it only moves data."""
         match expr:
-            case Payload() | Meta() | Ct() | SocketTransparent() | Fib() | Immediate() | Numgen():
+            case (
+                Payload()
+                | Meta()
+                | Ct()
+                | CtOriginal()
+                | SocketTransparent()
+                | Fib()
+                | Immediate()
+                | Numgen()
+            ):
                 self.put(expr.reg, self.load(expr))
             case Bitwise(reg, mask, xor):
                 was = self.get(reg)
@@ -158,7 +180,9 @@ class _Teller:
                 return self.act(expr)
         return None
 
-    def load(self, expr: Payload | Meta | Ct | SocketTransparent | Fib | Immediate | Numgen) -> _Loaded:
+    def load(
+        self, expr: Payload | Meta | Ct | CtOriginal | SocketTransparent | Fib | Immediate | Numgen
+    ) -> _Loaded:
         match expr:
             case Payload():
                 return self.payload(expr)
@@ -166,7 +190,9 @@ class _Teller:
                 size, show = _METAS[key]
                 return _Loaded("iifname" if key == "iifname" else f"meta {key}", size, show)
             case Ct(_, key):
-                return _Loaded(f"ct {key}", 4, _CTS[key])
+                return _Loaded(f"ct {key}", 1 if key == "direction" else 4, _CTS[key])
+            case CtOriginal():
+                return _Loaded(f"ct original {self.family} saddr", self.address_size, show_ip)
             case SocketTransparent():
                 return _Loaded("socket transparent", 1, _byte)
             case Fib(_, of):
@@ -278,6 +304,10 @@ class _Teller:
                 value = self.get(reg)
                 told = value.masked() if value.constant is None else _CTS[key](value.constant)
                 return f"ct {key} set {told}"
+            case SetDaddr(reg):
+                value = self.get(reg)
+                told = value.text if value.constant is None else show_ip(value.constant)
+                return f"{self.family} daddr set {told}"
             case Dynset():
                 return self.dynset(expr)
             case Dnat(ip, port):
