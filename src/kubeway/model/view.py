@@ -119,12 +119,14 @@ def _node_ports(accepting: list[Prefix], addresses: frozenset[Ip]) -> tuple[Ip, 
 
 def _on_loopback(family: int, accepting: list[Prefix], options: Options) -> bool:
     """Whether loopback accepts node ports: in iptables mode 127.0.0.0/8, as with kube-proxy; in userspace
-    mode ::1 too.
+    mode ::1 too, unless only CIDRs of IPv4 were asked for.
 
     Source: pkg/proxy/util/nodeport_addresses.go (ContainsIPv4Loopback).
     """
     modes = ("iptables", "userspace") if family == V4 else ("userspace",)
     if options.mode not in modes or not options.localhost_node_ports:
+        return False
+    if family == V6 and not accepting and options.node_port_addresses:
         return False
     first = _FIRST_LOOPBACK[family]
     return not accepting or any(is_loopback(cidr.ip) or cidr.holds(first) for cidr in accepting)
