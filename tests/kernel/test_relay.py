@@ -784,6 +784,17 @@ def test_when_the_control_process_is_killed_connections_end_by_themselves() -> N
     played(story)
 
 
+def test_who_comes_before_the_first_ways_are_told_waits_for_them() -> None:
+    async def story() -> None:
+        with relay(workers=2) as here:
+            dialled = [await here.dial(f"127.0.0.{number}") for number in range(1, 9)]
+            assert await here.plane.read() == {}
+            await here.put(Way((await serve(named("a")),)))
+            assert {await said(one) for one in dialled} == {"a 127.0.0.1"}
+
+    played(story)
+
+
 def test_a_port_that_is_taken_is_refused() -> None:
     def story() -> None:
         with socket.create_server(("127.0.0.1", 0)) as sock:
