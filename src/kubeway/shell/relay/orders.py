@@ -67,12 +67,14 @@ class Done(Struct, frozen=True, tag=True):
 
 class Told(Struct, frozen=True, tag=True):
     """What this worker has carried since it was started. `open`: connections now; `shed`: those let go for
-    lack of descriptors."""
+    lack of descriptors. `sessions`: of UDP, now; `lost`: datagrams that went nowhere."""
 
     number: int
     tallies: list[tuple[Name, Tally]]
     open: int
     shed: int
+    sessions: int = 0
+    lost: int = 0
 
 
 Order = Begin | Put | Ask | Stop

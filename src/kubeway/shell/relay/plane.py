@@ -26,7 +26,6 @@ from kubeway.program.program import Change, Key, Object
 from kubeway.shell.clock import monotonic
 from kubeway.shell.relay.listeners import Listening, listen
 from kubeway.shell.relay.orders import Answer, Ask, Begin, Done, Given, Order, Put, Stop, Told, answers, frame
-from kubeway.values import TCP
 
 _AT_ONCE: Final = 200
 """Ways told in one order: a worker carries on between two."""
@@ -158,7 +157,9 @@ class RelayPlane:
     def beginning(self, number: int, start: float) -> tuple[bytes, list[int]]:
         """What a worker begins with, and the descriptors it is to inherit."""
         given = [
-            Given(sockets[number].fileno(), TCP, what.list_, what.keeps) for what, sockets in self._sockets
+            Given(sockets[number].fileno(), what.proto, what.list_, what.keeps)
+            for what, sockets in self._sockets
+            if number < len(sockets)
         ]
         ways = [(key.name, way) for key, way in self._held.items()]
         return (

@@ -25,12 +25,28 @@ from random import Random
 from select import EPOLLOUT
 from typing import Final
 
+from kubeway.planes.relay.datagram import MOST, Sessions
 from kubeway.planes.relay.entrance import Entrance
 from kubeway.planes.relay.objects import Endpoint, Way
+from kubeway.shell.relay import datagrams
+from kubeway.shell.relay.datagrams import Datagrams, Line
 from kubeway.shell.relay.loop import LEVEL, Handler, Loop
-from kubeway.shell.relay.orders import Answer, Ask, Begin, Done, Name, Order, Put, Stop, Told, frame, orders
-from kubeway.shell.relay.streams import Listener, Streams, Ways, owner_of, place_of
-from kubeway.values import TCP, Ip
+from kubeway.shell.relay.orders import (
+    Answer,
+    Ask,
+    Begin,
+    Done,
+    Given,
+    Name,
+    Order,
+    Put,
+    Stop,
+    Told,
+    frame,
+    orders,
+)
+from kubeway.shell.relay.streams import Connection, Listener, Streams, Ways, owner_of, place_of
+from kubeway.values import UDP, Ip
 
 _READ: Final = 1 << 16
 _LOOK: Final = 0.25  # seconds between two looks at whether all have ended
@@ -47,16 +63,20 @@ class Worker:
         self.entrances: dict[Name, Entrance] = {}
         self._ways: dict[tuple[str, int], Ways] = defaultdict(dict)  # by list and protocol
         self._limits, self._start = begin.limits, begin.start
-        self._listeners = [
-            self._listener(one.fd, one.list_, one.keeps) for one in begin.listeners if one.proto == TCP
-        ]
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        sessions = Sessions(min(MOST, descriptors // 2))
+        self.datagrams = Datagrams(self.loop, Random(), sessions, self.streams.make_room)
+        self._listeners = [self._listener(one) for one in begin.listeners]
         self._channel = channel
         self._frames = orders()
         self._unsent = b""
         self._ends_at: float | None = None
 
-    def _listener(self, fd: int, list_: str, keeps: bool) -> Listener:
-        return Listener(socket(fileno=fd), self._ways[list_, TCP], keeps, self.streams)
+    def _listener(self, one: Given) -> Listener | datagrams.Listener:
+        sock, ways = socket(fileno=one.fd), self._ways[one.list_, one.proto]
+        if one.proto == UDP:
+            return datagrams.Listener(sock, ways, one.keeps, self.datagrams)
+        return Listener(sock, ways, one.keeps, self.streams)
 
     def open(self) -> None:
         """Take connections from now on."""
@@ -81,7 +101,10 @@ class Worker:
                 self._ways[list_, proto][place_of(Ip(ip), port)] = entrance
                 continue
             before = frozenset(entrance.way.endpoints)
-            gone |= {(entrance, one) for one in entrance.become(way or _NOWHERE)}
+            left = entrance.become(way or _NOWHERE)
+            if proto == UDP:
+                self.datagrams.left(entrance, left)
+            gone |= {(entrance, one) for one in left}
             came |= {(entrance, one) for one in entrance.way.endpoints if one not in before}
             changed.append(entrance)
             if way is None:
@@ -118,7 +141,9 @@ class Worker:
         elif isinstance(order, Ask):
             self.streams.count()
             tallies = [(name, entrance.tally) for name, entrance in self.entrances.items()]
-            self._say(Told(order.number, tallies, len(self.streams.all), self.streams.shed))
+            shed = self.streams.shed + self.datagrams.sessions.shed
+            sessions, lost = len(self.datagrams.sessions), self.datagrams.lost
+            self._say(Told(order.number, tallies, len(self.streams.all), shed, sessions, lost))
         elif isinstance(order, Stop):
             self._say(Done(order.number))
             self.stop(order.patience)
@@ -156,9 +181,9 @@ class Worker:
 
 
 def _crashed(handler: Handler) -> None:
-    connection = owner_of(handler)
-    if connection is not None:
-        connection.crashed()
+    owner = owner_of(handler) or getattr(handler, "__self__", None)
+    if isinstance(owner, Connection | Line):
+        owner.crashed()
 
 
 def main(channel: int, begin: int) -> None:
