@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from kubeway.errors import Malformed
+from kubeway.planes.relay.datagram import IDLE
 from kubeway.planes.relay.entrance import Tally
 from kubeway.planes.relay.objects import PLANE, Way
 from kubeway.planes.relay.stream import LIMITS, Limits
@@ -45,7 +46,8 @@ class RelayPlane:
     """`listeners`: where ways are come by; sockets are opened at once, in this thread's network namespace.
 
     `workers`: how many processes share the work. With several, turns are each one's own. `limits`: of each
-    connection. `told`: hears in one line of workers that died.
+    connection; `idle`: seconds for which a UDP session is kept when both have spoken and both are silent.
+    `told`: hears in one line of workers that died.
 
     The workers are started by the first read or write, and belong to the loop that runs it. Refused if a
     socket cannot be had.
@@ -61,10 +63,11 @@ class RelayPlane:
         *,
         workers: int = 1,
         limits: Limits = LIMITS,
+        idle: float = IDLE,
         told: Callable[[str], None] = lambda problem: None,
     ) -> None:
         self.program: Mapping[Key, Object] = {} if program is None else program
-        self._limits, self._tell = limits, told
+        self._limits, self._idle, self._tell = limits, idle, told
         self._held: dict[Key, Way] = {}
         self._sockets: Made = []
         self._past: dict[Key, Tally] = {}
@@ -163,7 +166,7 @@ class RelayPlane:
         ]
         ways = [(key.name, way) for key, way in self._held.items()]
         return (
-            b"".join((frame(Begin(given, self._limits, start)), frame(Put(0, list(ways))))),
+            b"".join((frame(Begin(given, self._limits, start, self._idle)), frame(Put(0, list(ways))))),
             [one.fd for one in given],
         )
 

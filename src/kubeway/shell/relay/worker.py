@@ -64,7 +64,7 @@ class Worker:
         self._ways: dict[tuple[str, int], Ways] = defaultdict(dict)  # by list and protocol
         self._limits, self._start = begin.limits, begin.start
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        sessions = Sessions(min(MOST, descriptors // 2))
+        sessions = Sessions(min(MOST, descriptors // 2), idle=begin.idle)
         self.datagrams = Datagrams(self.loop, Random(), sessions, self.streams.make_room)
         self._listeners = [self._listener(one) for one in begin.listeners]
         self._channel = channel
