@@ -13,8 +13,9 @@ over rounds of their ratios, with quartiles.
     new     each request from a new port, as names are looked up: a session each
     trains  32 datagrams of 1200 bytes at a time, sent and answered with UDP_SEGMENT
 
-For the relays also the CPU microseconds for each datagram carried, there or back. Client and server are
-Python, too, whose own part in a request's cost brings all ratios nearer to 1. Needs root.
+With each the CPU microseconds that an answer costs all who take part, and of these the relay. That hardly
+depends on what else the machine does, while a path with one process more suffers more from it. Client and
+server are Python, too; their own part in the cost brings all ratios nearer to 1. Needs root.
 """
 
 from __future__ import annotations
@@ -246,19 +247,21 @@ def quartiles(values: list[float]) -> str:
 def main(rounds: int = 7, seconds: float = 0.3) -> None:
     rates: dict[tuple[str, str], list[float]] = defaultdict(list)
     cost: dict[tuple[str, str], list[float]] = defaultdict(list)
+    part: dict[tuple[str, str], list[float]] = defaultdict(list)
     relays, every = world()
     try:
         time.sleep(0.5)
         for turn in range(rounds + 1):
             for kind, work in KINDS.items():
                 for name in random.sample([*PATHS], len(PATHS)):
-                    before = used(relays[name]) if name in relays else 0.0
-                    count = work(PATHS[name], seconds)
-                    if not turn:
-                        continue  # to warm up
-                    rates[kind, name].append(max(1, count) / seconds)
-                    if name in relays:
-                        cost[kind, name].append((used(relays[name]) - before) / max(1, 2 * count) * 1e6)
+                    pids = [os.getpid(), *every]
+                    before = {pid: used(pid) for pid in pids}
+                    count = max(1, work(PATHS[name], seconds))
+                    spent = {pid: (used(pid) - before[pid]) / count * 1e6 for pid in pids}
+                    if turn:  # the first warms up
+                        rates[kind, name].append(count / seconds)
+                        cost[kind, name].append(sum(spent.values()))
+                        part[kind, name].append(spent[relays[name]] if name in relays else 0.0)
     finally:
         for pid in every:
             os.kill(pid, signal.SIGKILL)
@@ -269,11 +272,12 @@ def main(rounds: int = 7, seconds: float = 0.3) -> None:
             line = f"  {name:8}{statistics.median(rates[kind, name]):10.0f}/s"
             for other in "direct", "dnat", "plain":
                 ratios = [a / b for a, b in zip(rates[kind, name], rates[kind, other], strict=True)]
-                line += f"   x {other}{quartiles(ratios)}"
+                line += f"  x {other}{quartiles(ratios)}"
+            costs = [b / a for a, b in zip(cost[kind, name], cost[kind, "dnat"], strict=True)]
+            line += f"  CPU {statistics.median(cost[kind, name]):.2f} us, dnat / this{quartiles(costs)}"
             if name in relays:
-                line += f"   {statistics.median(cost[kind, name]):.2f} us/datagram"
-                less = [b / a for a, b in zip(cost[kind, name], cost[kind, "plain"], strict=True)]
-                line += f", plain / this{quartiles(less)}"
+                less = [b / a for a, b in zip(part[kind, name], part[kind, "plain"], strict=True)]
+                line += f"; relay {statistics.median(part[kind, name]):.2f} us, plain / this{quartiles(less)}"
             print(line)
 
 

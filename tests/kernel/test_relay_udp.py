@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import select
@@ -15,10 +16,13 @@ import pytest
 
 from kubeway.planes.relay.datagram import Sessions
 from kubeway.planes.relay.entrance import Entrance
-from kubeway.planes.relay.objects import ANY, Endpoint, Way
+from kubeway.planes.relay.objects import ANY, Endpoint, Way, way_key
+from kubeway.program.program import Change
 from kubeway.shell.relay.datagrams import Datagrams, Listener, Ways
+from kubeway.shell.relay.listeners import Listening
+from kubeway.shell.relay.plane import RelayPlane
 from kubeway.shell.relay.udp import UDP_GRO, UDP_SEGMENT, listen
-from kubeway.values import V4, parse_ip, show_ip
+from kubeway.values import UDP, V4, parse_ip, show_ip
 from tests.kernel.netns import needs_root
 from tests.kernel.three import CLIENTS, ENDPOINTS, HIDDEN, KEPT, NODE, Running, Three
 
@@ -436,3 +440,44 @@ def test_without_descriptors_the_longest_idle_make_room(three: Three) -> None:
         for client in clients:
             client.close()
         relay.close()
+
+
+# --- as a plane -----------------------------------------------------------------------------------
+
+
+def test_the_plane_has_its_first_worker_carry_udp(three: Three) -> None:
+    (me, _), (a, b, *_), node, kept, hidden = addresses(False)
+    lo = parse_ip("127.0.0.1")
+
+    def change(ip: str, *endpoints: str) -> Change:
+        key = way_key("cluster", parse_ip(ip), UDP, 5300)
+        new = Way(tuple(Endpoint(parse_ip(one), 5300) for one in endpoints)) if endpoints else None
+        return Change("add", key, None, new)
+
+    async def story(clients: list[socket.socket], ones: dict[str, socket.socket]) -> None:
+        listeners = [
+            Listening("cluster", keeps, lo, port, proto=UDP)
+            for keeps, port in ((True, KEPT), (False, HIDDEN))
+        ]
+        plane = RelayPlane(listeners, workers=2)
+        try:
+            await plane.write([change(kept, a), change(hidden, a)])
+            for client in clients:
+                assert exchange(client, (kept, 5300), ones[a])[0] == me
+                assert exchange(client, (hidden, 5300), ones[a])[0] == node
+            await plane.write([change(kept, b)])
+            assert exchange(clients[0], (kept, 5300), ones[b])[0] == me
+            tallies = await plane.counters()
+            assert tallies[change(kept).key].connections == len(clients) + 1
+            assert tallies[change(hidden).key].received == len(clients) * len(b"answer")
+        finally:
+            plane.close()
+
+    clients = [three.client.udp(me) for _ in range(10)]
+    ones = {one: three.server.udp(one, 5300) for one in (a, b)}
+    try:
+        with three.node.inside():
+            asyncio.run(story(clients, ones))
+    finally:
+        for sock in (*clients, *ones.values()):
+            sock.close()

@@ -181,6 +181,7 @@ class Listener:
         self.replies = datagrams.replies(sock.family)
         self.anywhere = next(place_of(ip, 0)[0] for ip in ANY.values() if family(ip) == sock.family)
         self._datagrams = datagrams
+        sock.setblocking(False)
         self._recv = sock.recvmsg_into
         self._batch = 1.0
 

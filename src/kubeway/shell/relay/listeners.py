@@ -27,7 +27,7 @@ from kubeway.errors import Refused
 from kubeway.planes.relay.objects import List
 from kubeway.shell.relay import udp
 from kubeway.shell.relay.streams import IP_TRANSPARENT, IPV6_TRANSPARENT, KEEPALIVE
-from kubeway.values import TCP, UDP, show_addr, show_ip
+from kubeway.values import TCP, UDP, Proto, show_addr, show_ip
 
 SO_ATTACH_REUSEPORT_CBPF: Final = 51
 _BACKLOG: Final = 4096
@@ -37,19 +37,26 @@ class Listening(Struct, frozen=True):
     """Where a class of ways listens.
 
     `list_`: which endpoints count. `keeps`: they may see who the client is. `transparent`: connections to
-    any address are taken that rules steer here (IP_TRANSPARENT, CAP_NET_ADMIN); else those to `ip` only.
+    any address are taken that rules steer here (IP_TRANSPARENT, CAP_NET_ADMIN); else those to `ip` only. UDP
+    is always so.
     """
 
     list_: List
     keeps: bool
     ip: bytes
     port: int
-    proto: int = TCP
     transparent: bool = True
+    proto: Proto = TCP
 
 
 def listen(what: Listening, workers: int) -> list[socket.socket]:
-    """One listener for each worker; Refused if there cannot be any. Port 0 is any that is free."""
+    """One listener for each worker; Refused if there cannot be any. Port 0 is any that is free.
+
+    Of UDP there is one, for the first worker: the kernel would spread one client's ports over several, and
+    each would have its own idea of which endpoint the client is to come back to (`udp.listen`).
+    """
+    if what.proto == UDP:
+        workers = 1
     sockets: list[socket.socket] = []
     port = what.port
     try:
@@ -72,7 +79,7 @@ def listen(what: Listening, workers: int) -> list[socket.socket]:
 def _one(what: Listening, port: int) -> socket.socket:
     v4 = len(what.ip) == 4
     if what.proto == UDP:
-        bare = udp.listen((show_ip(what.ip), port), udp.family(what.ip))
+        bare = udp.listen((show_ip(what.ip), port), socket.AF_INET if v4 else socket.AF_INET6)
         return socket.socket(fileno=bare.detach())
     sock = socket.socket(socket.AF_INET if v4 else socket.AF_INET6, socket.SOCK_STREAM)
     try:

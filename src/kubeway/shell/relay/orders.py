@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from kubeway.errors import Malformed
+from kubeway.planes.relay.datagram import IDLE
 from kubeway.planes.relay.entrance import Tally
 from kubeway.planes.relay.objects import List, Way
 from kubeway.planes.relay.stream import Limits
@@ -32,11 +33,12 @@ class Given(Struct, frozen=True):
 
 
 class Begin(Struct, frozen=True, tag=True):
-    """`start`: where turns begin, at least 0 and less than 1."""
+    """`start`: where turns begin, at least 0 and less than 1. `idle`: of UDP's `Sessions`."""
 
     listeners: list[Given]
     limits: Limits
     start: float = 0.0
+    idle: float = IDLE
 
 
 class Put(Struct, frozen=True, tag=True):
@@ -67,12 +69,14 @@ class Done(Struct, frozen=True, tag=True):
 
 class Told(Struct, frozen=True, tag=True):
     """What this worker has carried since it was started. `open`: connections now; `shed`: those let go for
-    lack of descriptors."""
+    lack of descriptors. `sessions`: of UDP, now; `lost`: datagrams that went nowhere."""
 
     number: int
     tallies: list[tuple[Name, Tally]]
     open: int
     shed: int
+    sessions: int = 0
+    lost: int = 0
 
 
 Order = Begin | Put | Ask | Stop

@@ -25,10 +25,11 @@ from random import Random
 from select import EPOLLOUT
 from typing import Final
 
+from kubeway.planes.relay.datagram import MOST, Sessions
 from kubeway.planes.relay.entrance import Entrance
 from kubeway.planes.relay.objects import Endpoint, Way
 from kubeway.shell.relay import datagrams
-from kubeway.shell.relay.datagrams import Datagrams
+from kubeway.shell.relay.datagrams import Datagrams, Line
 from kubeway.shell.relay.loop import LEVEL, Handler, Loop
 from kubeway.shell.relay.orders import (
     Answer,
@@ -44,8 +45,8 @@ from kubeway.shell.relay.orders import (
     frame,
     orders,
 )
-from kubeway.shell.relay.streams import Listener, Streams, Ways, owner_of, place_of
-from kubeway.values import TCP, Ip
+from kubeway.shell.relay.streams import Connection, Listener, Streams, Ways, owner_of, place_of
+from kubeway.values import UDP, Ip
 
 _READ: Final = 1 << 16
 _LOOK: Final = 0.25  # seconds between two looks at whether all have ended
@@ -62,18 +63,20 @@ class Worker:
         self.entrances: dict[Name, Entrance] = {}
         self._ways: dict[tuple[str, int], Ways] = defaultdict(dict)  # by list and protocol
         self._limits, self._start = begin.limits, begin.start
-        self.datagrams = Datagrams(self.loop, Random(), spare=self.streams.make_room)
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        sessions = Sessions(min(MOST, descriptors // 2), idle=begin.idle)
+        self.datagrams = Datagrams(self.loop, Random(), sessions, self.streams.make_room)
         self._listeners = [self._listener(one) for one in begin.listeners]
         self._channel = channel
         self._frames = orders()
         self._unsent = b""
         self._ends_at: float | None = None
 
-    def _listener(self, given: Given) -> Listener | datagrams.Listener:
-        sock, ways = socket(fileno=given.fd), self._ways[given.list_, given.proto]
-        if given.proto == TCP:
-            return Listener(sock, ways, given.keeps, self.streams)
-        return datagrams.Listener(sock, ways, given.keeps, self.datagrams)
+    def _listener(self, one: Given) -> Listener | datagrams.Listener:
+        sock, ways = socket(fileno=one.fd), self._ways[one.list_, one.proto]
+        if one.proto == UDP:
+            return datagrams.Listener(sock, ways, one.keeps, self.datagrams)
+        return Listener(sock, ways, one.keeps, self.streams)
 
     def open(self) -> None:
         """Take connections from now on."""
@@ -99,10 +102,9 @@ class Worker:
                 continue
             before = frozenset(entrance.way.endpoints)
             left = entrance.become(way or _NOWHERE)
-            if proto == TCP:
-                gone |= {(entrance, one) for one in left}
-            elif left:
+            if proto == UDP:
                 self.datagrams.left(entrance, left)
+            gone |= {(entrance, one) for one in left}
             came |= {(entrance, one) for one in entrance.way.endpoints if one not in before}
             changed.append(entrance)
             if way is None:
@@ -139,7 +141,9 @@ class Worker:
         elif isinstance(order, Ask):
             self.streams.count()
             tallies = [(name, entrance.tally) for name, entrance in self.entrances.items()]
-            self._say(Told(order.number, tallies, len(self.streams.all), self.streams.shed))
+            shed = self.streams.shed + self.datagrams.sessions.shed
+            sessions, lost = len(self.datagrams.sessions), self.datagrams.lost
+            self._say(Told(order.number, tallies, len(self.streams.all), shed, sessions, lost))
         elif isinstance(order, Stop):
             self._say(Done(order.number))
             self.stop(order.patience)
@@ -170,7 +174,6 @@ class Worker:
 
     def tick(self, now: float) -> None:
         """Look whether this is the end."""
-        # Sessions have no end to wait for: whom a listener does not hear another process does.
         if self._ends_at is not None and (now >= self._ends_at or not self.streams.all):
             self.loop.stop()
         else:
@@ -178,9 +181,9 @@ class Worker:
 
 
 def _crashed(handler: Handler) -> None:
-    connection = owner_of(handler)
-    if connection is not None:
-        connection.crashed()
+    owner = owner_of(handler) or getattr(handler, "__self__", None)
+    if isinstance(owner, Connection | Line):
+        owner.crashed()
 
 
 def main(channel: int, begin: int) -> None:
