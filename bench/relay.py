@@ -15,7 +15,11 @@ endpoints in turn, affinity, demotion.
     kept            wrk, 8 clients that keep their connections: requests per second
     idle            resident bytes of the proxy for each connection that is open and silent
 
-Needs root, haproxy, wrk and iperf3. HAProxy serves the requests, too (another process).
+Needs root, haproxy, wrk and iperf3, which `make system` does not fetch, as nothing else here needs them:
+
+    apt-get install --no-install-recommends haproxy wrk iperf3
+
+HAProxy serves the requests, too (another process).
 """
 
 from __future__ import annotations
@@ -178,7 +182,9 @@ async def relay(stack: ExitStack, *, keeps: bool) -> tuple[int, int, int]:
 async def main(rounds: int, seconds: int) -> None:
     missing = [tool for tool in ("haproxy", "wrk", "iperf3") if shutil.which(tool) is None]
     if missing:
-        sys.exit(f"not installed: {', '.join(missing)}")
+        # Debian's packages have the programs' names.
+        packages = " ".join(missing)
+        sys.exit(f"not installed: {packages}; apt-get install --no-install-recommends {packages}")
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     unshare(CLONE_NEWNET)
     await run("ip", "link", "set", "lo", "up")

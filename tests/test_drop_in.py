@@ -248,7 +248,12 @@ def test_the_metrics_addresss_paths_answer() -> None:
 def registered() -> dict[str, tuple[str, tuple[str, ...]]]:
     """Name -> type and labels, of all metrics that are told, in whatever mode."""
     told: dict[str, tuple[str, tuple[str, ...]]] = {}
-    modes = {"nftables": None, "iptables": Figures(Tally(), dict), "ipvs": Figures(Tally())}
+    modes = {
+        "nftables": None,
+        "iptables": Figures(Tally(), dict),
+        "ipvs": Figures(Tally()),
+        "userspace": None,
+    }
     assert tuple(modes) == MODES
     for mode, figures in modes.items():
         told |= told_by(Metrics(mode=mode, figures=partial(lambda found: found, figures)))

@@ -176,12 +176,16 @@ def _ipvs(
 
 def _userspace(mode: Mode, linker: Linker, record: records.Recorder) -> Outfit:
     from kubeway.modes.userspace.layout import CLASSES, LISTEN, PORTS
+    from kubeway.shell import nft
     from kubeway.shell.link_plane import LinkPlane
-    from kubeway.shell.nft import NftPlane
+    from kubeway.shell.relay import replies
     from kubeway.shell.relay.listeners import Listening
     from kubeway.shell.relay.plane import RelayPlane
     from kubeway.values import TCP, UDP
 
+    missing = [nft.probe_steering(), replies.probe()]
+    if any(missing):
+        raise Unsupported(f"mode userspace: {'; '.join(filter(None, missing))}")
     listeners = [
         Listening(one.list, not one.hidden, ip, PORTS[one], proto)
         for one in CLASSES
@@ -193,6 +197,6 @@ def _userspace(mode: Mode, linker: Linker, record: records.Recorder) -> Outfit:
             listeners, linker.objects, told=lambda problem: record(records.WorkerDied(problem))
         ),
         "link": LinkPlane(linker.objects),
-        "nft": NftPlane(linker.origin, linker.objects),
+        "nft": nft.NftPlane(linker.origin, linker.objects),
     }
     return Outfit(mode, Compound(planes), frozenset({"nft", "steering"}))

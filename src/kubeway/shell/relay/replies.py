@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from _socket import (
     AF_INET,
+    AF_INET6,
     IPPROTO_IP,
     IPPROTO_IPV6,
     IPPROTO_UDP,
@@ -25,6 +26,7 @@ from _socket import (
     SOL_SOCKET,
     socket,
 )
+from errno import EPERM
 from struct import Struct, unpack
 from typing import Any, Final
 
@@ -45,6 +47,22 @@ _header: Final = Struct(">HHHH").pack  # struct udphdr: from port, to port, leng
 
 def _sum(data: bytes) -> int:
     return sum(unpack(f">{len(data) // 2}H", data))
+
+
+def probe() -> str:
+    """What is missing for UDP clients to be answered, in one sentence; "" if nothing is."""
+    for family in (AF_INET, AF_INET6):
+        try:
+            Replies(family).close()
+        except OSError as error:
+            if error.errno == EPERM:
+                return (
+                    "UDP clients can only be answered with CAP_NET_RAW: run as root, or in a container with "
+                    "securityContext.capabilities.add: [NET_ADMIN, NET_RAW]"
+                )
+            version = 4 if family == AF_INET else 6
+            return f"UDP clients of IPv{version} cannot be answered: {error.strerror}"
+    return ""
 
 
 class Replies:
