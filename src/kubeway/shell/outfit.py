@@ -183,7 +183,7 @@ def _userspace(mode: Mode, linker: Linker, record: records.Recorder) -> Outfit:
     from kubeway.values import TCP, UDP
 
     listeners = [
-        Listening(one.list, not one.hidden, ip, PORTS[one], proto)
+        Listening(one.list, not one.hidden, ip, PORTS[one], proto=proto)
         for one in CLASSES
         for ip in LISTEN.values()
         for proto in (TCP, UDP)
