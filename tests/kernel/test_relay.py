@@ -8,7 +8,10 @@ import os
 import resource
 import signal
 import socket
+import subprocess
+import sys
 from collections import Counter, defaultdict
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -23,6 +26,7 @@ from kubeway.values import TCP, parse_ip
 from tests.kernel.netns import inside, ip, needs_root, nft
 from tests.kernel.relays import (
     LO,
+    Relay,
     Streams,
     dead,
     descriptors,
@@ -65,6 +69,18 @@ async def said(dialled: Streams) -> str:
         return (await reader.readline()).decode().strip()
     finally:
         writer.close()
+
+
+async def opened(here: Relay, count: int) -> None:
+    """Until so many connections are."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + 20
+    while True:
+        await here.plane.counters()
+        if here.plane.open == count:
+            return
+        assert loop.time() < end, here.plane.open
+        await asyncio.sleep(0.01)
 
 
 # --- integrity --------------------------------------------------------------------------
@@ -164,6 +180,51 @@ def test_what_came_before_the_endpoint_did_is_not_lost() -> None:
             await here.put(Way((await serve(echo),), hold=30))
             assert await hashed(reader) == digest(sent)
             writer.close()
+
+    played(story)
+
+
+def test_an_endpoint_that_speaks_first_is_not_kept_waiting() -> None:
+    async def story() -> None:
+        with relay() as here:
+            await here.put(Way((await serve(named("a")),)))
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            for _ in range(30):
+                assert await said(await here.dial()) == "a 127.0.0.1"
+            # To acknowledge later would take up to 200 ms each (TCP_DELACK_MAX): six seconds.
+            assert loop.time() - began < 4
+
+    played(story)
+
+
+def test_half_closed_and_silent_it_is_ended_in_time() -> None:
+    async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(-1)
+        await asyncio.sleep(60)
+
+    async def story() -> None:
+        with relay(limits=Limits(half_closed=0.5)) as here:
+            await here.put(Way((await serve(mute),)))
+            reader, writer = await here.dial()
+            writer.write_eof()
+            with pytest.raises(ConnectionResetError):
+                await reader.read(1)
+            writer.close()
+
+    played(story)
+
+
+def test_a_client_that_waits_and_goes_is_forgotten() -> None:
+    async def story() -> None:
+        with relay() as here:
+            await here.put(Way((), hold=30))
+            _, writer = await here.dial()
+            _, other = await here.dial()
+            await opened(here, 2)
+            reset(writer)
+            await opened(here, 1)
+            other.close()
 
     played(story)
 
@@ -660,6 +721,76 @@ def test_with_patience_connections_end_by_themselves() -> None:
         assert await reader.readexactly(1) == b"y"
         writer.close()
         assert await asyncio.to_thread(os.waitpid, worker, 0) == (worker, 0)
+
+    played(story)
+
+
+CONTROL = """
+import asyncio
+from kubeway.planes.relay.objects import Endpoint, Way, way_key
+from kubeway.program.program import Change
+from kubeway.shell.relay.listeners import Listening
+from kubeway.shell.relay.plane import RelayPlane
+from kubeway.values import TCP, parse_ip
+
+async def main():
+    lo = parse_ip("127.0.0.1")
+    plane = RelayPlane([Listening("cluster", False, lo, 0, transparent=False)])
+    (port,) = plane.ports()
+    await plane.write([Change("add", way_key("cluster", lo, TCP, port), None, Way((Endpoint(lo, %d),)))])
+    print(port, *plane.processes, flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+def test_when_the_control_process_is_killed_connections_end_by_themselves() -> None:
+    async def story() -> None:
+        one = await serve(echo)
+        words = [sys.executable, "-c", CONTROL % one.port]
+        control = await asyncio.create_subprocess_exec(*words, stdout=subprocess.PIPE)
+        try:
+            assert control.stdout is not None
+            port, worker = map(int, (await control.stdout.readline()).split())
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"x")
+            await reader.readexactly(1)
+        finally:
+            control.kill()
+            await control.wait()
+        await until(lambda: refused(port))
+        writer.write(b"y")
+        assert await reader.readexactly(1) == b"y"
+        assert ends(worker) is False
+        writer.close()
+        await until(lambda: ends(worker))
+
+    def refused(port: int) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            return True
+        except ConnectionResetError:
+            return False
+        return False
+
+    def ends(pid: int) -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        except FileNotFoundError:
+            return True
+
+    played(story)
+
+
+def test_who_comes_before_the_first_ways_are_told_waits_for_them() -> None:
+    async def story() -> None:
+        with relay(workers=2) as here:
+            dialled = [await here.dial(f"127.0.0.{number}") for number in range(1, 9)]
+            assert await here.plane.read() == {}
+            await here.put(Way((await serve(named("a")),)))
+            assert {await said(one) for one in dialled} == {"a 127.0.0.1"}
 
     played(story)
 

@@ -49,7 +49,7 @@ class RelayPlane:
     connection; `idle`: seconds for which a UDP session is kept when both have spoken and both are silent.
     `told`: hears in one line of workers that died.
 
-    The workers are started by the first read or write, and belong to the loop that runs it. Refused if a
+    The workers are started by the first write, and belong to the loop that runs it. Refused if a
     socket cannot be had.
     """
 
@@ -72,6 +72,7 @@ class RelayPlane:
         self._sockets: Made = []
         self._past: dict[Key, Tally] = {}
         self._closed = False
+        self._generation = 0
         try:
             for what in listeners:
                 self._sockets.append((what, listen(what, workers)))
@@ -103,30 +104,35 @@ class RelayPlane:
                 sock.close()
 
     def generation(self) -> int:
-        """Always the same: nobody else changes anything."""
-        return 0
+        """Another number after each write; nobody else changes anything."""
+        return self._generation
 
     async def read(self) -> dict[Key, Object]:
-        self._start()
         return dict(self._held)
 
     async def write(self, changes: Sequence[Change]) -> None:
-        """Make the changes; when this returns every worker goes by them, or will when it is started."""
-        self._start()
+        """Make the changes; when this returns every worker goes by them, or will when it is started.
+
+        The first write starts the workers, so they never know less than it tells: rules of a daemon before
+        may send them clients at once.
+        """
+        self._generation += bool(changes)
         for change in changes:
             if change.new is None:
                 self._held.pop(change.key, None)
                 self._past.pop(change.key, None)
             else:
                 self._held[change.key] = change.new
+        fresh = [worker for worker in self._workers if worker.start()]
+        await asyncio.gather(*(worker.ask(lambda n: Put(n, [])) for worker in fresh))
+        others = [worker for worker in self._workers if worker not in fresh]
         ways = [(change.key.name, change.new) for change in changes]
         for at in range(0, len(ways), _AT_ONCE):
             some = ways[at : at + _AT_ONCE]
-            await asyncio.gather(*(one.ask(lambda n: Put(n, some)) for one in self._workers))  # noqa: B023
+            await asyncio.gather(*(one.ask(lambda n: Put(n, some)) for one in others))  # noqa: B023
 
     async def counters(self) -> dict[Key, Tally]:
         """What the ways that are open have carried; what a worker carried after it last told dies with it."""
-        self._start()
         await asyncio.gather(*(one.ask(Ask) for one in self._workers))
         found: dict[Key, Tally] = {}
         for tallies in (self._past, *(one.tallies for one in self._workers)):
@@ -149,11 +155,6 @@ class RelayPlane:
     def processes(self) -> list[int]:
         """Of the workers that live."""
         return [one.process.pid for one in self._workers if one.process is not None]
-
-    def _start(self) -> None:
-        if not self._closed:
-            for worker in self._workers:
-                worker.start()
 
     # --- for the workers ------------------------------------------------------------------
 
@@ -200,10 +201,10 @@ class _Worker:
         self._pause = 0.0
         self._waits: asyncio.TimerHandle | None = None
 
-    def start(self) -> None:
-        """Unless it runs, or is waited with."""
+    def start(self) -> bool:
+        """Unless it runs, or is waited with; whether it was."""
         if self._channel is not None or self._waits is not None or self._plane.closed:
-            return
+            return False
         loop = asyncio.get_running_loop()
         begin, inherited = self._plane.beginning(self._number, self._turn)
         ours, its = socket.socketpair()
@@ -214,7 +215,10 @@ class _Worker:
             words = [sys.executable, "-m", "kubeway.shell.relay.worker", str(its.fileno()), str(file)]
             # Not waited for: in the time it takes to start, whoever comes waits with the listener.
             self.process = subprocess.Popen(  # noqa: S603 (our own module)
-                words, pass_fds=[its.fileno(), file, *inherited], stdin=subprocess.DEVNULL
+                words,
+                pass_fds=[its.fileno(), file, *inherited],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # who reads ours does not wait for its end
             )
         except BaseException:
             ours.close()
@@ -226,6 +230,7 @@ class _Worker:
         self._channel, self._started_at = ours, monotonic()
         self._frames, self._unsent = answers(), b""
         loop.add_reader(ours, self._heard)
+        return True
 
     async def ask(self, order: Callable[[int], Order]) -> None:
         """Tell it, and wait for its answer. One that dies meanwhile will know all there is to be told."""

@@ -24,6 +24,7 @@ from _socket import (
     TCP_KEEPCNT,
     TCP_KEEPIDLE,
     TCP_KEEPINTVL,
+    TCP_QUICKACK,
     inet_ntop,
     inet_pton,
     socket,
@@ -323,6 +324,9 @@ class Connection:
                 # The port is chosen with the connect, so that it need be free towards that endpoint only.
                 sock.setsockopt(IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
                 sock.bind((self._address, 0))
+            # The acknowledgement of the endpoint's greeting goes with the client's first bytes, which mostly
+            # wait already, and not in a packet of its own (tcp_rcv_synsent_state_process).
+            sock.setsockopt(IPPROTO_TCP, TCP_QUICKACK, 0)
             number = sock.connect_ex(streams.place(endpoint))
         except OSError:
             sock.close()
@@ -349,6 +353,9 @@ class Connection:
         # so there is one event less.
         client.pump()
         if self in self._streams.all:
+            if not client.moved:
+                # Nothing waits: the endpoint may be the first to speak, once it has been acknowledged.
+                endpoint.sock.setsockopt(IPPROTO_TCP, TCP_QUICKACK, 1)
             if client.fd in handlers:
                 handlers[client.fd] = client.event
                 loop.rewatch(client.fd, READ)
