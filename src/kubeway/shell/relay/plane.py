@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from kubeway import records
 from kubeway.errors import Malformed
 from kubeway.planes.relay.entrance import Tally
 from kubeway.planes.relay.objects import PLANE, Way
@@ -46,7 +47,7 @@ class RelayPlane:
     """`listeners`: where ways are come by; sockets are opened at once, in this thread's network namespace.
 
     `workers`: how many processes share the work. With several, turns are each one's own. `limits`: of each
-    connection. `told`: hears in one line of workers that died.
+    connection. `record` hears of workers that died.
 
     The workers are started by the first write, and belong to the loop that runs it. Refused if a
     socket cannot be had.
@@ -62,10 +63,10 @@ class RelayPlane:
         *,
         workers: int = 1,
         limits: Limits = LIMITS,
-        told: Callable[[str], None] = lambda problem: None,
+        record: records.Recorder = lambda record: None,
     ) -> None:
         self.program: Mapping[Key, Object] = {} if program is None else program
-        self._limits, self._tell = limits, told
+        self._limits, self.record = limits, record
         self._held: dict[Key, Way] = {}
         self._sockets: Made = []
         self._past: dict[Key, Tally] = {}
@@ -171,9 +172,6 @@ class RelayPlane:
         """What a worker that died had carried."""
         for key, tally in tallies.items():
             self._past.setdefault(key, Tally()).add(tally)
-
-    def died(self, problem: str) -> None:
-        self._tell(problem)
 
     @property
     def closed(self) -> bool:
@@ -310,8 +308,7 @@ class _Worker:
         quick = monotonic() - self._started_at < _QUICK
         self._pause = min(_LONGEST, max(_PAUSE, 2 * self._pause)) if quick else 0.0
         pid = process.pid if process is not None else 0
-        again = f"; another one starts in {self._pause:.3g} s" if self._pause else ""
-        self._plane.died(f"relay worker {pid}: {why} ({code}){again}")
+        self._plane.record(records.RelayWorkerDied(pid, f"{why} ({code})", self._pause))
         if self._pause:
             self._waits = asyncio.get_running_loop().call_later(self._pause, self._start_again)
         else:
