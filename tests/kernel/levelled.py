@@ -1,10 +1,11 @@
 """
-The real planes of iptables mode and all that levels them, without a daemon.
+The real planes of a mode and all that levels them, without a daemon.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from typing import Final
 
 from kubeway.machines.aside import Aside
 from kubeway.model.node import Options
@@ -15,14 +16,16 @@ from kubeway.shell.dialects import lawful
 from kubeway.shell.leveller import Leveller
 from kubeway.shell.outfit import outfit
 
+IPTABLES: Final = Options(mode="iptables")
+
 
 class Levelled:
     """Of one back end, in the network namespace it is made in; nothing may be set aside."""
 
-    def __init__(self, back_end: str, clock: Callable[[], float]) -> None:
+    def __init__(self, back_end: str, clock: Callable[[], float], options: Options = IPTABLES) -> None:
         self.heard: list[Record] = []
         self.linker = Linker()
-        self.fit = outfit(Options(mode="iptables"), self.linker, self.heard.append, back_end)
+        self.fit = outfit(options, self.linker, self.heard.append, back_end)
         self.leveller = Leveller(
             self.fit.mode,
             self.fit.plane,

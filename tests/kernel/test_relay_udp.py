@@ -14,7 +14,7 @@ from struct import pack
 
 import pytest
 
-from kubeway.planes.relay.datagram import Sessions
+from kubeway.planes.relay.datagram import PORTS, Sessions
 from kubeway.planes.relay.entrance import Entrance
 from kubeway.planes.relay.objects import ANY, Endpoint, Way, way_key
 from kubeway.program.program import Change
@@ -140,6 +140,7 @@ def test_the_endpoint_sees_the_node_where_the_client_is_hidden(relay: Relay, v6:
     with relay.three.client.udp(me) as client, relay.three.server.udp(a, 5300) as endpoint:
         seen = {exchange(client, (hidden, 5300), endpoint) for _ in range(3)}
     assert [host for host, _ in seen] == [node]
+    assert {port for _, port in seen} <= {*PORTS}, "it is one of those the node gives to its own"
 
 
 @FAMILIES

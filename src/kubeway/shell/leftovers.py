@@ -21,7 +21,7 @@ from typing import Final
 
 from kubeway.errors import KubewayError, Refused
 from kubeway.modes.chains.dispatch import EXTERNAL_WAYS_IN
-from kubeway.modes.chains.layout import NODE_PORTS
+from kubeway.modes.chains.layout import SERVICES
 from kubeway.planes.ipset.objects import set_key
 from kubeway.planes.xtables.objects import FAMILIES
 from kubeway.planes.xtables.ours import is_ours
@@ -34,7 +34,6 @@ from kubeway.wire.nfnetlink import Batch
 KUBE_PROXY: Final = "kube-proxy"
 
 _OURS: Final = (EXTERNAL_WAYS_IN.table, EXTERNAL_WAYS_IN.root)
-_LEADING: Final = ("nat", NODE_PORTS)  # not in ipvs mode
 _IP_SET: Final = Path("/sys/module/ip_set")
 _IP_VS: Final = Path("/proc/net/ip_vs")
 
@@ -62,16 +61,24 @@ def remove(keep: frozenset[str] = frozenset(), *, everybodys: bool) -> list[str]
 
 
 def leads(holder: str) -> bool:
-    """Whether rules in this one of the kernel's iptables lead packets to endpoints, be they ours or others'.
+    """Whether rules in this one of the kernel's iptables lead packets to Services, but for ours of ipvs mode.
 
     Refused, Lost. Needs CAP_NET_ADMIN.
     """
+    from kubeway.modes.ipvs.base import BALANCER
+
+    ours = _has(holder, EXTERNAL_WAYS_IN.root) and _has(holder, BALANCER)
+    return _has(holder, SERVICES) and not ours
+
+
+def _has(holder: str, chain: str) -> bool:
+    """Whether there is this chain in a table nat."""
     if holder == "legacy":
-        return _in_legacy(lambda table, chain: (table, chain) == _LEADING)
+        return _in_legacy(lambda table, name: (table, name) == ("nat", chain))
     if not is_there():
         return False
     with NetlinkSocket() as socket:
-        return any(has_chain(socket, family, *_LEADING) for family in FAMILIES)
+        return any(has_chain(socket, family, "nat", chain) for family in FAMILIES)
 
 
 def _nft(everybodys: bool) -> Iterator[str]:

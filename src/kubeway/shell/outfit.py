@@ -187,7 +187,7 @@ def _userspace(mode: Mode, linker: Linker, record: records.Recorder) -> Outfit:
     if any(missing):
         raise Unsupported(f"mode userspace: {'; '.join(filter(None, missing))}")
     listeners = [
-        Listening(one.list, not one.hidden, ip, PORTS[one], proto)
+        Listening(one.list, not one.hidden, ip, PORTS[one], proto=proto)
         for one in CLASSES
         for ip in LISTEN.values()
         for proto in (TCP, UDP)

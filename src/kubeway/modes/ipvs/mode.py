@@ -49,8 +49,8 @@ class IpvsMode:
         (ipset.PLANE, ipset.KINDS[-1:]),
         (link.PLANE, link.KINDS),
     )
-    # At the start, where rules lead packets to endpoints already: until those are replaced no packet comes as
-    # far as servers, and once they are, each finds one.
+    # At the start, where rules of another proxy lead packets already: these do so until all that ours ask is
+    # there.
     taking_over: Final = (
         *(one for one in planes if one[0] != xtables.PLANE),
         (xtables.PLANE, xtables.KINDS),

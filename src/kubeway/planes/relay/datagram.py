@@ -37,14 +37,14 @@ net/netfilter/nf_conntrack_proto_udp.c), so that a client sees no other pauses h
 
 
 PORTS: Final = range(61_000, 65_536)
-"""What endpoints that see a client's address see for its port: one of these, and not the client's own.
+"""The ports that endpoints see, and not the client's own.
 
-Such a session's answers are known by address and port alone. A client that asks the endpoint itself, too,
-from the same port, would have its answers taken for the Service's. (Connection tracking finds that out and
-gives one of them another port, nf_nat_used_tuple in net/netfilter/nf_nat_core.c; we do not see what passes
-us by.) These ports are none that Linux gives to who asks for any (net.ipv4.ip_local_port_range), so hardly
-a client has one of them; nor does the node ever want for ports because of sessions. Linux itself
-masqueraded by them, before it had connection tracking."""
+A session's answers are known by address and port alone. A client that asks the endpoint itself, too, from
+the same port, would have its answers taken for the Service's. (Connection tracking finds that out and gives
+one of them another port, nf_nat_used_tuple in net/netfilter/nf_nat_core.c; we do not see what passes us by.)
+These ports are none that Linux gives to who asks for any (net.ipv4.ip_local_port_range), so hardly a client
+has one of them; nor does the node want for ports because of sessions. Linux itself masqueraded by them,
+before it had connection tracking."""
 
 _PROBES: Final = 64
 
@@ -53,8 +53,8 @@ _NEWCOMERS: Final = 4
 
 
 class Session:
-    """`as_client`: the endpoint sees the client's address, with `port`, or if that is 0, with any. `heard`:
-    when one of the two spoke last. `line` is the carrier's: nothing here looks at it."""
+    """`as_client`: the endpoint sees the client's address, else the node's; with `port`, or if that is 0,
+    with any. `heard`: when one of the two spoke last. `line` is the carrier's: nothing here looks at it."""
 
     __slots__ = (
         "answered",
@@ -105,7 +105,7 @@ class Sessions:
         self._answered: OrderedDict[Session, None] = OrderedDict()
         self._served: dict[tuple[Entrance, Endpoint], dict[Session, None]] = {}
         self._names: set[tuple[Ip, int, Ip, int]] = set()
-        """Which endpoints see which clients' addresses with which ports."""
+        """Which endpoints see which clients' addresses, or b"", with which ports."""
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -130,8 +130,7 @@ class Sessions:
         gone = self.make_room() if len(self._by_key) >= self.most else None
         one = Session(key, entrance, client, endpoint, sees(endpoint, client, hidden))
         one.heard = now
-        if one.as_client:
-            self._give_port(one, rng)
+        self._give_port(one, rng)
         balancer.opened(endpoint)
         self._by_key[key] = one
         self._asked[one] = None
@@ -237,4 +236,4 @@ class Sessions:
 
 
 def _name(one: Session) -> tuple[Ip, int, Ip, int]:
-    return one.client, one.port, one.endpoint.ip, one.endpoint.port
+    return one.client if one.as_client else Ip(b""), one.port, one.endpoint.ip, one.endpoint.port

@@ -247,8 +247,8 @@ class Side:
                 count = splice(fd, pipe[1], SIZE, flags=_MOVE)
             except BlockingIOError:
                 self._give_back()
-                if carried < _SMALL:
-                    self._spliced = False
+                if 0 < carried < _SMALL:
+                    self._spliced = False  # messages are small again
                 return
             except OSError:
                 self.owner.broke(self)

@@ -37,6 +37,8 @@ _LINGER: Final = 1.0  # seconds that a first answer may take yet when its endpoi
 _ASIDE: Final = 64  # datagrams that wait for descriptors
 _SHED_SHARE: Final = 32  # one of so many sessions ends when there are no descriptors or ports left
 
+_ANYWHERE: Final = {family(ip): place_of(ip, 0)[0] for ip in ANY.values()}
+
 _NO_ROOM: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN, errno.EADDRINUSE}
 )
@@ -179,7 +181,7 @@ class Listener:
     def __init__(self, sock: socket, ways: Ways, keeps: bool, datagrams: Datagrams) -> None:
         self.sock, self.ways, self.keeps = sock, ways, keeps
         self.replies = datagrams.replies(sock.family)
-        self.anywhere = next(place_of(ip, 0)[0] for ip in ANY.values() if family(ip) == sock.family)
+        self.anywhere = _ANYWHERE[sock.family]
         self._datagrams = datagrams
         sock.setblocking(False)
         self._recv = sock.recvmsg_into
@@ -471,13 +473,12 @@ def connect(one: Session, client: Any) -> socket:
     """A socket to the session's endpoint, seen from there as the session says."""
     af = family(one.client)
     there = place_of(one.endpoint.ip, one.endpoint.port)
-    if not one.as_client:
-        return between(af, None, there)
+    host, *more = (client[0], *client[2:]) if one.as_client else (_ANYWHERE[af],)
     if one.port:
         try:
-            return between(af, (client[0], one.port, *client[2:]), there)
+            return between(af, (host, one.port, *more), there, one.as_client)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
             # Somebody on the node has that port, at all addresses.
-    return between(af, (client[0], 0, *client[2:]), there)
+    return between(af, (host, 0, *more), there, one.as_client)

@@ -18,8 +18,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from kubeway import records
 from kubeway.errors import Malformed
-from kubeway.planes.relay.datagram import IDLE
 from kubeway.planes.relay.entrance import Tally
 from kubeway.planes.relay.objects import PLANE, Way
 from kubeway.planes.relay.stream import LIMITS, Limits
@@ -27,8 +27,9 @@ from kubeway.program.program import Change, Key, Object
 from kubeway.shell.clock import monotonic
 from kubeway.shell.relay.listeners import Listening, listen
 from kubeway.shell.relay.orders import Answer, Ask, Begin, Done, Given, Order, Put, Stop, Told, answers, frame
+from kubeway.values import TCP
 
-_AT_ONCE: Final = 200
+_AT_ONCE: Final = 100
 """Ways told in one order: a worker carries on between two."""
 _READ: Final = 1 << 16
 _QUICK: Final = 1.0  # seconds; a worker that lives for less is not started again at once
@@ -46,10 +47,9 @@ class RelayPlane:
     """`listeners`: where ways are come by; sockets are opened at once, in this thread's network namespace.
 
     `workers`: how many processes share the work. With several, turns are each one's own. `limits`: of each
-    connection; `idle`: seconds for which a UDP session is kept when both have spoken and both are silent.
-    `told`: hears in one line of workers that died.
+    connection. `record` hears of workers that died.
 
-    The workers are started by the first read or write, and belong to the loop that runs it. Refused if a
+    The workers are started by the first write, and belong to the loop that runs it. Refused if a
     socket cannot be had.
     """
 
@@ -63,15 +63,15 @@ class RelayPlane:
         *,
         workers: int = 1,
         limits: Limits = LIMITS,
-        idle: float = IDLE,
-        told: Callable[[str], None] = lambda problem: None,
+        record: records.Recorder = lambda record: None,
     ) -> None:
         self.program: Mapping[Key, Object] = {} if program is None else program
-        self._limits, self._idle, self._tell = limits, idle, told
+        self._limits, self.record = limits, record
         self._held: dict[Key, Way] = {}
         self._sockets: Made = []
         self._past: dict[Key, Tally] = {}
         self._closed = False
+        self._generation = 0
         try:
             for what in listeners:
                 self._sockets.append((what, listen(what, workers)))
@@ -103,30 +103,35 @@ class RelayPlane:
                 sock.close()
 
     def generation(self) -> int:
-        """Always the same: nobody else changes anything."""
-        return 0
+        """Another number after each write; nobody else changes anything."""
+        return self._generation
 
     async def read(self) -> dict[Key, Object]:
-        self._start()
         return dict(self._held)
 
     async def write(self, changes: Sequence[Change]) -> None:
-        """Make the changes; when this returns every worker goes by them, or will when it is started."""
-        self._start()
+        """Make the changes; when this returns every worker goes by them, or will when it is started.
+
+        The first write starts the workers, so they never know less than it tells: rules of a daemon before
+        may send them clients at once.
+        """
+        self._generation += bool(changes)
         for change in changes:
             if change.new is None:
                 self._held.pop(change.key, None)
                 self._past.pop(change.key, None)
             else:
                 self._held[change.key] = change.new
+        fresh = [worker for worker in self._workers if worker.start()]
+        await asyncio.gather(*(worker.ask(lambda n: Put(n, [])) for worker in fresh))
+        others = [worker for worker in self._workers if worker not in fresh]
         ways = [(change.key.name, change.new) for change in changes]
         for at in range(0, len(ways), _AT_ONCE):
             some = ways[at : at + _AT_ONCE]
-            await asyncio.gather(*(one.ask(lambda n: Put(n, some)) for one in self._workers))  # noqa: B023
+            await asyncio.gather(*(one.ask(lambda n: Put(n, some)) for one in others))  # noqa: B023
 
     async def counters(self) -> dict[Key, Tally]:
         """What the ways that are open have carried; what a worker carried after it last told dies with it."""
-        self._start()
         await asyncio.gather(*(one.ask(Ask) for one in self._workers))
         found: dict[Key, Tally] = {}
         for tallies in (self._past, *(one.tallies for one in self._workers)):
@@ -150,23 +155,16 @@ class RelayPlane:
         """Of the workers that live."""
         return [one.process.pid for one in self._workers if one.process is not None]
 
-    def _start(self) -> None:
-        if not self._closed:
-            for worker in self._workers:
-                worker.start()
-
     # --- for the workers ------------------------------------------------------------------
 
     def beginning(self, number: int, start: float) -> tuple[bytes, list[int]]:
         """What a worker begins with, and the descriptors it is to inherit."""
         given = [
-            Given(sockets[number].fileno(), what.proto, what.list_, what.keeps)
-            for what, sockets in self._sockets
-            if number < len(sockets)
+            Given(sockets[number].fileno(), TCP, what.list_, what.keeps) for what, sockets in self._sockets
         ]
         ways = [(key.name, way) for key, way in self._held.items()]
         return (
-            b"".join((frame(Begin(given, self._limits, start, self._idle)), frame(Put(0, list(ways))))),
+            b"".join((frame(Begin(given, self._limits, start)), frame(Put(0, list(ways))))),
             [one.fd for one in given],
         )
 
@@ -174,9 +172,6 @@ class RelayPlane:
         """What a worker that died had carried."""
         for key, tally in tallies.items():
             self._past.setdefault(key, Tally()).add(tally)
-
-    def died(self, problem: str) -> None:
-        self._tell(problem)
 
     @property
     def closed(self) -> bool:
@@ -200,10 +195,10 @@ class _Worker:
         self._pause = 0.0
         self._waits: asyncio.TimerHandle | None = None
 
-    def start(self) -> None:
-        """Unless it runs, or is waited with."""
+    def start(self) -> bool:
+        """Unless it runs, or is waited with; whether it was."""
         if self._channel is not None or self._waits is not None or self._plane.closed:
-            return
+            return False
         loop = asyncio.get_running_loop()
         begin, inherited = self._plane.beginning(self._number, self._turn)
         ours, its = socket.socketpair()
@@ -214,7 +209,10 @@ class _Worker:
             words = [sys.executable, "-m", "kubeway.shell.relay.worker", str(its.fileno()), str(file)]
             # Not waited for: in the time it takes to start, whoever comes waits with the listener.
             self.process = subprocess.Popen(  # noqa: S603 (our own module)
-                words, pass_fds=[its.fileno(), file, *inherited], stdin=subprocess.DEVNULL
+                words,
+                pass_fds=[its.fileno(), file, *inherited],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # who reads ours does not wait for its end
             )
         except BaseException:
             ours.close()
@@ -226,6 +224,7 @@ class _Worker:
         self._channel, self._started_at = ours, monotonic()
         self._frames, self._unsent = answers(), b""
         loop.add_reader(ours, self._heard)
+        return True
 
     async def ask(self, order: Callable[[int], Order]) -> None:
         """Tell it, and wait for its answer. One that dies meanwhile will know all there is to be told."""
@@ -309,8 +308,7 @@ class _Worker:
         quick = monotonic() - self._started_at < _QUICK
         self._pause = min(_LONGEST, max(_PAUSE, 2 * self._pause)) if quick else 0.0
         pid = process.pid if process is not None else 0
-        again = f"; another one starts in {self._pause:.3g} s" if self._pause else ""
-        self._plane.died(f"relay worker {pid}: {why} ({code}){again}")
+        self._plane.record(records.RelayWorkerDied(pid, f"{why} ({code})", self._pause))
         if self._pause:
             self._waits = asyncio.get_running_loop().call_later(self._pause, self._start_again)
         else:

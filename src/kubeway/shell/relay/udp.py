@@ -79,16 +79,16 @@ def listen(place: Any, af: int) -> socket:
     return sock
 
 
-def between(af: int, here: Any, there: Any) -> socket:
-    """A socket for datagrams from one place to another, and back. `here`: None for the node's own address;
-    else it need not be the node's, and others of ours may have it, as long as they have another `there`."""
+def between(af: int, here: Any, there: Any, foreign: bool = True) -> socket:
+    """A socket for datagrams from one place to another, and back. `foreign`: `here` need not be the node's.
+    If it has a port, others of ours may have the same one, as long as they have another `there`."""
     sock = socket(af, _UDP, IPPROTO_UDP)
     try:
-        if here is not None:
+        if foreign:
             _transparent(sock)
-            if here[1]:
-                sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
-            sock.bind(here)
+        if here[1]:
+            sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+        sock.bind(here)
         sock.connect(there)
     except BaseException:
         sock.close()
