@@ -242,7 +242,7 @@ def test_the_relays_worker_gets_along_with_two_capabilities(
         until_ready(host, process, log)
         # Its socket for answers has an address that nobody has (RFC 7600), and UDP's number for a port.
         until(lambda: "080000C0:0011" in host.run(["cat", "/proc/net/raw"]).stdout, log)
-        assert "a worker of the relay" not in log.read_text()
+        assert "relay worker" not in log.read_text()
 
 
 # --- least --------------------------------------------------------------------------------

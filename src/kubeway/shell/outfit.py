@@ -193,9 +193,7 @@ def _userspace(mode: Mode, linker: Linker, record: records.Recorder) -> Outfit:
         for proto in (TCP, UDP)
     ]
     planes: dict[str, Plane] = {
-        "relay": RelayPlane(
-            listeners, linker.objects, told=lambda problem: record(records.WorkerDied(problem))
-        ),
+        "relay": RelayPlane(listeners, linker.objects, record=record),
         "link": LinkPlane(linker.objects),
         "nft": nft.NftPlane(linker.origin, linker.objects),
     }

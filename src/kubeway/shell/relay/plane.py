@@ -20,6 +20,7 @@ from typing import Final
 
 from kubeway import records
 from kubeway.errors import Malformed
+from kubeway.planes.relay.datagram import IDLE
 from kubeway.planes.relay.entrance import Tally
 from kubeway.planes.relay.objects import PLANE, Way
 from kubeway.planes.relay.stream import LIMITS, Limits
@@ -27,7 +28,6 @@ from kubeway.program.program import Change, Key, Object
 from kubeway.shell.clock import monotonic
 from kubeway.shell.relay.listeners import Listening, listen
 from kubeway.shell.relay.orders import Answer, Ask, Begin, Done, Given, Order, Put, Stop, Told, answers, frame
-from kubeway.values import TCP
 
 _AT_ONCE: Final = 100
 """Ways told in one order: a worker carries on between two."""
@@ -47,7 +47,8 @@ class RelayPlane:
     """`listeners`: where ways are come by; sockets are opened at once, in this thread's network namespace.
 
     `workers`: how many processes share the work. With several, turns are each one's own. `limits`: of each
-    connection. `record` hears of workers that died.
+    connection; `idle`: seconds for which a UDP session is kept when both have spoken and both are silent.
+    `record` hears of workers that died.
 
     The workers are started by the first write, and belong to the loop that runs it. Refused if a
     socket cannot be had.
@@ -63,10 +64,11 @@ class RelayPlane:
         *,
         workers: int = 1,
         limits: Limits = LIMITS,
+        idle: float = IDLE,
         record: records.Recorder = lambda record: None,
     ) -> None:
         self.program: Mapping[Key, Object] = {} if program is None else program
-        self._limits, self.record = limits, record
+        self._limits, self._idle, self.record = limits, idle, record
         self._held: dict[Key, Way] = {}
         self._sockets: Made = []
         self._past: dict[Key, Tally] = {}
@@ -160,11 +162,13 @@ class RelayPlane:
     def beginning(self, number: int, start: float) -> tuple[bytes, list[int]]:
         """What a worker begins with, and the descriptors it is to inherit."""
         given = [
-            Given(sockets[number].fileno(), TCP, what.list_, what.keeps) for what, sockets in self._sockets
+            Given(sockets[number].fileno(), what.proto, what.list_, what.keeps)
+            for what, sockets in self._sockets
+            if number < len(sockets)  # all UDP is the first one's
         ]
         ways = [(key.name, way) for key, way in self._held.items()]
         return (
-            b"".join((frame(Begin(given, self._limits, start)), frame(Put(0, list(ways))))),
+            b"".join((frame(Begin(given, self._limits, start, self._idle)), frame(Put(0, list(ways))))),
             [one.fd for one in given],
         )
 
