@@ -40,6 +40,7 @@ class Relay:
         self.ways: Ways = {}
         self.sessions = Sessions() if sessions is None else sessions
         self.socks: list[socket.socket] = []
+        self.listeners: list[Listener] = []
         self.running.tell(self._open)
 
     def _open(self) -> None:
@@ -48,7 +49,8 @@ class Relay:
             for at, af in ("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6):
                 sock = listen((at, port), af)
                 self.socks.append(sock)
-                Listener(sock, self.ways, keeps, self.datagrams).open()
+                self.listeners.append(Listener(sock, self.ways, keeps, self.datagrams))
+                self.listeners[-1].open()
 
     def way(self, address: str, port: int, *endpoints: str) -> Entrance:
         """Open one, or change it. Endpoints listen at the same port."""
@@ -117,6 +119,25 @@ def addresses(v6: bool) -> tuple[list[str], list[str], str, str, str]:
     if v6:
         return [*CLIENTS[2:]], [*ENDPOINTS[half:]], NODE[1], "fd00:96::a", "fd00:97::a"
     return [*CLIENTS[:2]], [*ENDPOINTS[:half]], NODE[0], "10.96.0.10", "10.97.0.10"
+
+
+def test_a_listener_that_takes_nothing_any_more_holds_no_port(relay: Relay) -> None:
+    """Or a successor's listener at the same port would miss the share that this one still got."""
+    places = [sock.getsockname()[:2] for sock in relay.socks]
+    relay.running.tell(lambda: [listener.close() for listener in relay.listeners])
+
+    def free() -> bool:
+        return all(sock.fileno() == -1 for sock in relay.socks)
+
+    until(free)
+    for place in places:
+        # Alone it would not be there while another is: no SO_REUSEPORT.
+        with relay.three.node.inside(), socket.socket(family(place), socket.SOCK_DGRAM) as alone:
+            alone.bind(place)
+
+
+def family(place: tuple[str, int]) -> int:
+    return socket.AF_INET6 if ":" in place[0] else socket.AF_INET
 
 
 # --- who is seen --------------------------------------------------------------------------

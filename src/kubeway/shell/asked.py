@@ -224,7 +224,9 @@ def _instead_of_iptables(config: Configuration) -> Configuration:
 
 def _without_effect(config: Configuration) -> list[str]:
     default = Configuration()
-    idle = [path for path in _NO_EFFECT if configuration.get(config, path) != configuration.get(default, path)]
+    idle = [
+        path for path in _NO_EFFECT if configuration.get(config, path) != configuration.get(default, path)
+    ]
     idle += [f"featureGates.{name}" for name in config_gates.idle(config.feature_gates)]
     return [f"accepted, and without effect here: {', '.join(idle)}"] if idle else []
 

@@ -191,8 +191,10 @@ class Listener:
         self._datagrams.loop.watch(self.sock.fileno(), self.event, LEVEL)
 
     def close(self) -> None:
-        """Take nothing any more. The socket stays open: others may have it, too."""
+        """Take nothing any more; others may have the socket, too. Here it must not stay open: of several at
+        one port, as those of a successor are, the kernel would go on to give it its share."""
         self._datagrams.loop.unwatch(self.sock.fileno())
+        self._datagrams.loop.doom(self.sock)
 
     def event(self, event: int) -> None:
         # To be told that there is nothing left costs as much as half a datagram. So it is tried as often as
