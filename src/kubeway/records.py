@@ -244,16 +244,6 @@ class FamilyAbsent(Record, frozen=True):
         return f"{self.family}tables cannot be used on this node, and goes without rules: {self.problem}"
 
 
-class WorkerDied(Record, frozen=True):
-    """A process that carries connections ended by itself: what it carried breaks; it is started anew."""
-
-    level = "error"
-    problem: str
-
-    def __str__(self) -> str:
-        return f"a worker of the relay: {self.problem}"
-
-
 class DrainDelayed(Record, frozen=True):
     """It could not be seen who is still connected to endpoints that left, or they could not be taken away."""
 
