@@ -365,8 +365,6 @@ class _Daemon:
         return node_facts(self._node(), self._name, local_addresses(), self._config.options.node_ip)
 
     def _conntrack(self) -> Conntrack | None:
-        if self._config.options.mode == "userspace":
-            return None  # no flow is translated: the relay itself moves those of an endpoint that leaves
         try:
             return Conntrack()
         except KubewayError as error:
