@@ -16,7 +16,7 @@ PYTEST ?= -n $(WORKERS) --dist loadfile
 # What runs in a guest; by default a shell.
 COMMAND ?=
 
-.PHONY: help venv system system-guest demo test guest check format bench bench-iptables lock clean
+.PHONY: help venv system system-guest demo test guest check format bench bench-iptables bench-relay lock clean
 
 help: ## say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 16
@@ -54,6 +54,9 @@ format: venv ## put the source into house style
 
 bench: venv system ## numbers: compile, plan, write
 	$(BIN)/python bench/run.py
+
+bench-relay: venv system ## numbers: the relay beside HAProxy and no proxy; needs haproxy, wrk and iperf3
+	$(BIN)/python -m bench.relay
 
 bench-iptables: venv system ## numbers of iptables mode; up to ten minutes, as iptables-nft-restore is part of them
 	$(BIN)/python bench/iptables.py
