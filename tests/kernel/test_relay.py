@@ -835,6 +835,20 @@ def test_who_comes_before_the_first_ways_are_told_waits_for_them() -> None:
     played(story)
 
 
+def test_signals_for_all_processes_leave_it_to_the_control_process() -> None:
+    async def story() -> None:
+        with relay() as here:
+            await here.put(Way((await serve(named("a")),)))
+            for number in (signal.SIGTERM, signal.SIGINT):
+                os.kill(here.plane.processes[0], number)
+            before = here.plane.processes
+            assert await said(await here.dial()) == "a 127.0.0.1"
+            await here.plane.counters()
+            assert here.plane.processes == before
+
+    played(story)
+
+
 def test_a_port_that_is_taken_is_refused() -> None:
     def story() -> None:
         with socket.create_server(("127.0.0.1", 0)) as sock:

@@ -188,7 +188,10 @@ def _crashed(handler: Handler) -> None:
 
 def main(channel: int, begin: int) -> None:
     """Until told to stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's is the control process's to answer
+    # A terminal or a service manager may send these to all processes. How long connections may go on is the
+    # control process's to say, which hears them too.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with open(begin, "rb") as file:
