@@ -88,9 +88,8 @@ class Relay:
 
 @contextmanager
 def relay(workers: int = 1, keeps: bool = False, *more: Listening, **how: object) -> Iterator[Relay]:
-    told: list[str] = []
     what = Listening("cluster", keeps, LO, 0, transparent=False)
-    plane = RelayPlane([what, *more], workers=workers, told=told.append, **how)  # type: ignore[arg-type]
+    plane = RelayPlane([what, *more], workers=workers, **how)  # type: ignore[arg-type]
     try:
         yield Relay(plane)
     finally:

@@ -16,10 +16,12 @@ from random import Random
 
 import pytest
 
+from kubeway import records
 from kubeway.errors import Refused
 from kubeway.planes.relay.objects import Endpoint, Way, way_key
 from kubeway.planes.relay.stream import RUNGS, Limits
 from kubeway.program.program import Change
+from kubeway.shell.relay import plane
 from kubeway.shell.relay.listeners import Listening, listen
 from kubeway.shell.relay.plane import RelayPlane
 from kubeway.values import TCP, parse_ip
@@ -533,6 +535,42 @@ def test_a_worker_that_is_killed_is_replaced_and_nobody_is_refused() -> None:
     played(story)
 
 
+def test_a_worker_that_hangs_is_ended_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plane, "_ANSWER", 1.0)
+    told: list[records.Record] = []
+
+    async def story() -> None:
+        with relay(record=told.append) as here:
+            await here.put(Way((await serve(named("a")),)))
+            (worker,) = here.plane.processes
+            await asyncio.sleep(1.1)
+            os.kill(worker, signal.SIGSTOP)
+            await here.put(Way((await serve(named("b")),)))
+            assert await said(await here.dial()) == "b 127.0.0.1"
+            assert [str(one) for one in told] == [
+                f"relay worker {worker}: it does not answer (killed by signal 9); started anew"
+            ]
+
+    played(story)
+
+
+def test_a_worker_that_dies_at_once_again_and_again_is_waited_with() -> None:
+    told: list[records.Record] = []
+
+    async def story() -> None:
+        with relay(record=told.append) as here:
+            await here.put(Way((await serve(named("a")),)))
+            for deaths in range(1, 4):
+                await until(lambda: bool(here.plane.processes))
+                os.kill(here.plane.processes[0], signal.SIGKILL)
+                await until(lambda d=deaths: len(told) == d)  # type: ignore[misc]
+            pauses = [one.retry_in for one in told if isinstance(one, records.RelayWorkerDied)]
+            assert pauses == [0.1, 0.2, 0.4]
+            assert await said(await here.dial()) == "a 127.0.0.1"
+
+    played(story)
+
+
 # --- too many ---------------------------------------------------------------------------------
 
 
@@ -706,14 +744,14 @@ def test_many_ways_are_told_and_read_back() -> None:
 
 def test_with_patience_connections_end_by_themselves() -> None:
     async def story() -> None:
-        plane = RelayPlane([Listening("cluster", False, LO, 0, transparent=False)])
-        (port,) = plane.ports()
-        await plane.write([Change("add", way_key("cluster", LO, TCP, port), None, Way((await serve(echo),)))])
-        (worker,) = plane.processes
+        alone = RelayPlane([Listening("cluster", False, LO, 0, transparent=False)])
+        (port,) = alone.ports()
+        await alone.write([Change("add", way_key("cluster", LO, TCP, port), None, Way((await serve(echo),)))])
+        (worker,) = alone.processes
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"x")
         await reader.readexactly(1)
-        plane.close(patience=30)
+        alone.close(patience=30)
         await asyncio.sleep(0.3)
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", port)
@@ -729,6 +767,7 @@ CONTROL = """
 import asyncio
 from kubeway.planes.relay.objects import Endpoint, Way, way_key
 from kubeway.program.program import Change
+from kubeway.shell.relay import plane
 from kubeway.shell.relay.listeners import Listening
 from kubeway.shell.relay.plane import RelayPlane
 from kubeway.values import TCP, parse_ip

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from kubeway import records
 from kubeway.errors import Malformed
 from kubeway.planes.relay.datagram import IDLE
 from kubeway.planes.relay.entrance import Tally
@@ -47,7 +48,7 @@ class RelayPlane:
 
     `workers`: how many processes share the work. With several, turns are each one's own. `limits`: of each
     connection; `idle`: seconds for which a UDP session is kept when both have spoken and both are silent.
-    `told`: hears in one line of workers that died.
+    `record` hears of workers that died.
 
     The workers are started by the first write, and belong to the loop that runs it. Refused if a
     socket cannot be had.
@@ -64,10 +65,10 @@ class RelayPlane:
         workers: int = 1,
         limits: Limits = LIMITS,
         idle: float = IDLE,
-        told: Callable[[str], None] = lambda problem: None,
+        record: records.Recorder = lambda record: None,
     ) -> None:
         self.program: Mapping[Key, Object] = {} if program is None else program
-        self._limits, self._idle, self._tell = limits, idle, told
+        self._limits, self._idle, self.record = limits, idle, record
         self._held: dict[Key, Way] = {}
         self._sockets: Made = []
         self._past: dict[Key, Tally] = {}
@@ -175,9 +176,6 @@ class RelayPlane:
         """What a worker that died had carried."""
         for key, tally in tallies.items():
             self._past.setdefault(key, Tally()).add(tally)
-
-    def died(self, problem: str) -> None:
-        self._tell(problem)
 
     @property
     def closed(self) -> bool:
@@ -314,8 +312,7 @@ class _Worker:
         quick = monotonic() - self._started_at < _QUICK
         self._pause = min(_LONGEST, max(_PAUSE, 2 * self._pause)) if quick else 0.0
         pid = process.pid if process is not None else 0
-        again = f"; another one starts in {self._pause:.3g} s" if self._pause else ""
-        self._plane.died(f"relay worker {pid}: {why} ({code}){again}")
+        self._plane.record(records.RelayWorkerDied(pid, f"{why} ({code})", self._pause))
         if self._pause:
             self._waits = asyncio.get_running_loop().call_later(self._pause, self._start_again)
         else:
