@@ -419,6 +419,7 @@ def test_steered_by_rules_the_address_asked_for_tells_the_way() -> None:
                 ip(f"{v} rule add fwmark 1 lookup 100")
                 ip(f"{v} route add local default dev lo table 100")
                 ip(f"{v} route add local {own} dev lo")
+            ip("-6 address add fd00::7 dev lo nodad")
             ways = {
                 way_key("local", parse_ip("10.96.0.9"), TCP, 80): await serve(named("web")),
                 way_key("local", parse_ip("10.96.0.9"), TCP, 81): await serve(named("other port")),
@@ -435,7 +436,7 @@ def test_steered_by_rules_the_address_asked_for_tells_the_way() -> None:
                 ("10.96.7.7", 30080),
                 ("fd96::9", 80),
             ):
-                source = "127.0.0.7" if "." in host else "::1"
+                source = "127.0.0.7" if "." in host else "fd00::7"
                 try:
                     found[host, port] = await said(
                         await asyncio.open_connection(host, port, local_addr=(source, 0))
@@ -447,7 +448,7 @@ def test_steered_by_rules_the_address_asked_for_tells_the_way() -> None:
                 ("10.96.0.9", 81): "other port 127.0.0.7",
                 ("10.96.0.8", 80): "reset",
                 ("10.96.7.7", 30080): "node port 127.0.0.7",
-                ("fd96::9", 80): "six ::1",
+                ("fd96::9", 80): "six fd00::7",
             }
 
     played(story)

@@ -29,7 +29,7 @@ from kubeway.shell.clock import monotonic
 from kubeway.shell.relay.listeners import Listening, listen
 from kubeway.shell.relay.orders import Answer, Ask, Begin, Done, Given, Order, Put, Stop, Told, answers, frame
 
-_AT_ONCE: Final = 200
+_AT_ONCE: Final = 100
 """Ways told in one order: a worker carries on between two."""
 _READ: Final = 1 << 16
 _QUICK: Final = 1.0  # seconds; a worker that lives for less is not started again at once
