@@ -288,7 +288,6 @@ states = st.lists(st.sampled_from(STATES), min_size=1, unique=True).map(
 jump_matches: SearchStrategy[o.Match] = st.one_of(comments.map(o.Comment), st.just(o.CtState(("NEW",))))
 inner_matches: SearchStrategy[o.Match] = st.one_of(
     st.builds(o.AddrType, st.sampled_from(["src", "dst"])),
-    st.builds(o.Balanced, st.booleans()),
     st.builds(o.CtState, states, st.booleans()),
     st.builds(o.Mark, marks, marks, st.booleans()),
     st.builds(o.Random, st.integers(1, 40_000)),

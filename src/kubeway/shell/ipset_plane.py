@@ -21,14 +21,14 @@ from kubeway.planes.ipset.lower import Parcel, create, fill, lower
 from kubeway.planes.ipset.objects import BITMAP_PORT, PLANE, TYPES, Set, set_key
 from kubeway.planes.ipset.ours import OWN, is_ours
 from kubeway.program.program import Change, Key, Object
+from kubeway.shell.aloof import aloof
 from kubeway.shell.netlink import NetlinkSocket
 from kubeway.shell.netlink import describe as failure
+from kubeway.shell.sightings import Sightings
 from kubeway.wire import ipset as wire
 from kubeway.wire.netlink import Ack
 from kubeway.wire.nfnetlink import number
 
-# Above this many changes a write is done in a thread, so that the loop goes on turning.
-_SMALL: Final = 500
 # Where a set is made that takes another one's place. It is ours, so one that was left behind goes as any
 # other that is not wanted.
 _BESIDE: Final = f"{OWN}ANEW"
@@ -82,8 +82,7 @@ class IpsetPlane:
     def __init__(self, program: Mapping[Key, Object] | None = None) -> None:
         self.program: Mapping[Key, Object] = {} if program is None else program
         self._socket = NetlinkSocket()
-        self._generation = 0
-        self._seen: dict[str, tuple[Set, int]] | None = None
+        self._sightings: Sightings[dict[str, tuple[Set, int]]] = Sightings()
 
     def close(self) -> None:
         self._socket.close()
@@ -98,10 +97,7 @@ class IpsetPlane:
             for name, header in self._headers()
             if self._is_visible(name, header)
         }
-        if seen != self._seen:
-            self._generation += self._seen is not None
-            self._seen = seen
-        return self._generation
+        return self._sightings.look(seen)
 
     # --- reading ----------------------------------------------------------------------
 
@@ -148,10 +144,7 @@ class IpsetPlane:
     # --- writing ----------------------------------------------------------------------
 
     async def write(self, changes: Sequence[Change]) -> None:
-        if len(changes) <= _SMALL:
-            self.write_now(changes)
-        else:
-            await asyncio.to_thread(self.write_now, changes)
+        await aloof(self.write_now, changes)
 
     def write_now(self, changes: Sequence[Change]) -> None:
         """Make the changes. After Refused those before it were made, and of those after it some.

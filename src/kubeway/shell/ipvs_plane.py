@@ -34,9 +34,11 @@ from kubeway.planes.ipvs.objects import (
     server_key,
 )
 from kubeway.program.program import Change, Key, Object, Origin
+from kubeway.shell.aloof import aloof
 from kubeway.shell.clock import monotonic
 from kubeway.shell.netlink import NetlinkSocket
 from kubeway.shell.netlink import describe as failure
+from kubeway.shell.sightings import Sightings
 from kubeway.values import TCP, parse_ip
 from kubeway.wire import ip_vs_list
 from kubeway.wire import ipvs as wire
@@ -50,8 +52,6 @@ LIST: Final = Path("/proc/thread-self/net/ip_vs")
 _PROBE: Final = (parse_ip("198.51.100.0"), TCP, 20000)  # nobody's address (RFC 5737), and kube-proxy's choice
 
 _AT_ONCE: Final = 1000  # as many messages keep ip_vs's lock for some 5 ms
-# Above this many changes a write is done in a thread, so that the loop goes on turning.
-_SMALL: Final = 500
 _READ_TRIES: Final = 10
 # To ask more servers than this for their destinations takes longer than to read the list of a thousand.
 _MANY: Final = 100
@@ -93,8 +93,7 @@ class IpvsPlane:
         self._drain: Drain[Key] = Drain(limit)
         self._lock = Lock()
         """Of the socket and the drain: a thread may write while the loop tends."""
-        self._generation = 0
-        self._seen: int | None = None
+        self._sightings: Sightings[int] = Sightings()
         with ExitStack() as opened:
             self._socket = opened.enter_context(closing(NetlinkSocket(NETLINK_GENERIC)))
             self._family = _family(self._socket)
@@ -110,11 +109,7 @@ class IpvsPlane:
 
         Not seen: IPv6, destinations, and a server in another's place. A read sees them (`verify`). Refused.
         """
-        seen = self._number.read()
-        if seen != self._seen:
-            self._generation += self._seen is not None
-            self._seen = seen
-        return self._generation
+        return self._sightings.look(self._number.read())
 
     # --- reading ----------------------------------------------------------------------
 
@@ -166,10 +161,7 @@ class IpvsPlane:
     # --- writing ----------------------------------------------------------------------
 
     async def write(self, changes: Sequence[Change]) -> None:
-        if len(changes) <= _SMALL:
-            self.write_now(changes)
-        else:
-            await asyncio.to_thread(self.write_now, changes)
+        await aloof(self.write_now, changes)
 
     def write_now(self, changes: Sequence[Change]) -> None:
         """Make the changes, or raise Refused for the first that is; then all others were made."""
@@ -177,7 +169,7 @@ class IpvsPlane:
             return
         with self._lock:
             self.generation()  # what others did until now is not taken for ours
-            before = self._seen
+            before = self._sightings.seen
             told, leaving = arrange(changes, self._drain.draining, self.program)
             failed, grown = self._make(told, set(leaving))
             self._settle(changes, leaving)
@@ -242,9 +234,8 @@ class IpvsPlane:
                 return  # the machine has them, and `tend` will look again
 
     def _committed(self, expected: int) -> None:
-        self._seen = self._number.read()
-        # One for us; and one more if somebody else made or deleted servers meanwhile.
-        self._generation += 1 + (self._seen != expected)
+        seen = self._number.read()
+        self._sightings.wrote(seen, alone=seen == expected)
 
     def _refused(self, change: Change, ack: Ack) -> Refused:
         words = failure(ack)

@@ -29,6 +29,7 @@ from kubeway.planes.nft.objects import (
     table_key,
 )
 from kubeway.program.program import Change, Key, Object, Origin
+from kubeway.shell.aloof import aloof
 from kubeway.shell.netlink import NetlinkSocket
 from kubeway.shell.netlink import describe as failure
 from kubeway.shell.ruleset import generation
@@ -37,8 +38,6 @@ from kubeway.wire.netlink import Ack, Message, fields, text
 from kubeway.wire.nfnetlink import Batch
 
 _FAMILIES: Final[tuple[Family, ...]] = ("ip", "ip6")
-# Above this many changes a write is done in a thread, so that the loop goes on turning.
-_SMALL: Final = 500
 _READ_TRIES: Final = 10
 _TRIED: Final = "tried"  # a chain that never comes to be
 
@@ -149,10 +148,7 @@ class NftPlane:
     # --- writing ----------------------------------------------------------------------
 
     async def write(self, changes: Sequence[Change]) -> None:
-        if len(changes) <= _SMALL:
-            self.write_now(changes)
-        else:
-            await asyncio.to_thread(self.write_now, changes)
+        await aloof(self.write_now, changes)
 
     def write_now(self, changes: Sequence[Change]) -> None:
         """Make the changes in one transaction, or raise Refused, Stale or Lost."""

@@ -30,6 +30,7 @@ from kubeway.planes.sysctl import (
     value_key,
 )
 from kubeway.program.program import Change, Key, Object
+from kubeway.shell.sightings import Sightings
 
 ROOT: Final = Path("/proc/sys")
 
@@ -58,19 +59,14 @@ class SysctlPlane:
     def __init__(self, program: Mapping[Key, Object] | None = None, root: Path = ROOT) -> None:
         self.program: Mapping[Key, Object] = {} if program is None else program
         self._root = root
-        self._generation = 0
-        self._seen: dict[Key, Object] | None = None
+        self._sightings: Sightings[dict[Key, Object]] = Sightings()
 
     def close(self) -> None:
         """There is nothing to close."""
 
     def generation(self) -> int:
         """Another number after each change of a setting, by whomever."""
-        seen = self.read_now()
-        if seen != self._seen:
-            self._generation += self._seen is not None
-            self._seen = seen
-        return self._generation
+        return self._sightings.look(self.read_now())
 
     async def read(self) -> dict[Key, Object]:
         return self.read_now()

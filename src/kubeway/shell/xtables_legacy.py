@@ -31,6 +31,7 @@ from kubeway.planes.xtables.text import parse
 from kubeway.program.program import Change, Key, Object, Origin
 from kubeway.shell import xtables_lock, xtables_tools
 from kubeway.shell.privilege import need_net_raw
+from kubeway.shell.sightings import Sightings
 from kubeway.shell.xt_sets import XtSets
 from kubeway.shell.xtables_kernel import KernelTables, Table, digest, present, sets
 from kubeway.shell.xtables_tools import Failure
@@ -87,8 +88,7 @@ class XtLegacyPlane:
         """What a thread found: recorders may belong to the loop, so it is told there."""
         self._usable: dict[Family, bool] = {}
         """Whether the kernel has tables of a family: of those that were to be written."""
-        self._generation = 0
-        self._seen: dict[Table, Info] | None = None
+        self._sightings: Sightings[dict[Table, Info]] = Sightings()
         self._read: dict[Table, tuple[bytes, dict[Key, Object]]] = {}
         """What was last read of each table, and by what it can be told to be the same."""
 
@@ -102,11 +102,7 @@ class XtLegacyPlane:
         Not seen: a rule in the place of another of the same size, and rules in another order. A read sees
         them, and it is cheap where nothing changed (`read_now`). Some 100 us.
         """
-        seen = self._kernel.all_info()
-        if seen != self._seen:
-            self._generation += self._seen is not None
-            self._seen = seen
-        return self._generation
+        return self._sightings.look(self._kernel.all_info())
 
     # --- reading ----------------------------------------------------------------------
 
@@ -189,15 +185,14 @@ class XtLegacyPlane:
         if not made:
             return
         self.generation()  # what others did until now is not taken for ours
-        held = self._seen or {}
+        held = self._sightings.seen or {}
         made = {family: some for family, some in made.items() if self._is_usable(family, some[0].table)}
         for family, some in made.items():
             self._load_all(family, some)
-        self._seen = self._kernel.all_info()
-        self._generation += 1
-        if not _as_expected(held, self._seen, [commit for some in made.values() for commit in some]):
-            # Somebody else wrote meanwhile, or what we changed was not what we thought it was.
-            self._generation += 1
+        seen = self._kernel.all_info()
+        # If not, somebody else wrote meanwhile, or what we changed was not what we thought it was.
+        alone = _as_expected(held, seen, [commit for some in made.values() for commit in some])
+        self._sightings.wrote(seen, alone=alone)
 
     def _is_usable(self, family: Family, table: TableName) -> bool:
         """Whether the kernel has tables of this family, judged by this one, which is about to be written.
