@@ -55,9 +55,6 @@ format: venv ## put the source into house style
 bench: venv system ## numbers: compile, plan, write
 	$(BIN)/python bench/run.py
 
-bench-relay: venv system ## numbers: the relay beside HAProxy and no proxy; needs haproxy, wrk and iperf3
-	$(BIN)/python -m bench.relay
-
 bench-iptables: venv system ## numbers of iptables mode; up to ten minutes, as iptables-nft-restore is part of them
 	$(BIN)/python bench/iptables.py
 
