@@ -16,7 +16,7 @@ PYTEST ?= -n $(WORKERS) --dist loadfile
 # What runs in a guest; by default a shell.
 COMMAND ?=
 
-.PHONY: help venv system system-guest demo test guest check format bench bench-iptables bench-ipvs lock clean
+.PHONY: help venv system system-guest demo test guest check format bench bench-iptables bench-ipvs bench-relay lock clean
 
 help: ## say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 16
@@ -60,6 +60,9 @@ bench-iptables: venv system ## numbers of iptables mode; up to ten minutes, as i
 
 bench-ipvs: venv system-guest ## numbers of ipvs mode, in a User-mode Linux guest; some two minutes
 	$(BIN)/python bench/ipvs.py
+
+bench-relay: venv system ## numbers of userspace mode's relay, beside HAProxy; some minutes; needs haproxy, wrk and iperf3
+	$(BIN)/python -m bench.relay
 
 lock: venv ## resolve the lock files anew from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --generate-hashes --no-header --no-annotate \

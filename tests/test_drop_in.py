@@ -37,7 +37,7 @@ from kubeway.shell.outfit import Figures
 from kubeway.shell.readyz import Readiness
 
 TEXT = (Path(__file__).resolve().parent.parent / "docs" / "drop-in.md").read_text()
-WORDS = {"same", "differs", "accepted", "later", "absent", "new"}
+WORDS = {"same", "differs", "accepted", "absent", "new"}
 
 
 class Row(NamedTuple):
@@ -109,6 +109,8 @@ OTHER = {
     "log-text-info-buffer-size": "7",
     "log-json-split-stream": "true",
     "log-json-info-buffer-size": "7",
+    "udp-timeout": "7s",
+    "proxy-port-range": "1-2",
 }
 
 
@@ -248,7 +250,12 @@ def test_the_metrics_addresss_paths_answer() -> None:
 def registered() -> dict[str, tuple[str, tuple[str, ...]]]:
     """Name -> type and labels, of all metrics that are told, in whatever mode."""
     told: dict[str, tuple[str, tuple[str, ...]]] = {}
-    modes = {"nftables": None, "iptables": Figures(Tally(), dict), "ipvs": Figures(Tally())}
+    modes = {
+        "nftables": None,
+        "iptables": Figures(Tally(), dict),
+        "ipvs": Figures(Tally()),
+        "userspace": None,
+    }
     assert tuple(modes) == MODES
     for mode, figures in modes.items():
         told |= told_by(Metrics(mode=mode, figures=partial(lambda found: found, figures)))

@@ -444,6 +444,19 @@ class BindFailed(Record, frozen=True):
         return f"{self.what} cannot listen on {self.address}: {self.problem}{_again(self.retry_in)}"
 
 
+class RelayWorkerDied(Record, frozen=True):
+    """A process that carries connections ended; those it carried broke. Who comes waits for its successor."""
+
+    level = "error"
+    pid: int
+    problem: str
+    retry_in: float = 0.0
+
+    def __str__(self) -> str:
+        successor = f"; another one starts in {self.retry_in:.3g} s" if self.retry_in else "; started anew"
+        return f"relay worker {self.pid}: {self.problem}{successor}"
+
+
 # --- metrics and events -------------------------------------------------------------
 
 

@@ -107,10 +107,7 @@ def test_a_line_that_cannot_be_read_is_2(run: Kubeway, words: list[str], problem
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (
-            ["run", "--manifests", ".", "--proxy-mode", "userspace"],
-            'mode: "userspace" is not in this version',
-        ),
+        (["run", "--manifests", ".", "--proxy-mode", "kernelspace"], "failed validate: KubeProxyConf"),
         (["run", "--manifests", ".", "--hostname-override", " "], "--hostname-override: ' ' is blank"),
         (["run", "--manifests", ".", "--healthz-bind-address", "x"], '--healthz-bind-address: "x" is not'),
         (
@@ -293,9 +290,9 @@ def test_trace_asks_the_mode_that_was_named(run: Kubeway, shop: Path) -> None:
 
 
 def test_a_mode_that_is_not_there_is_refused_in_a_line(run: Kubeway, shop: Path) -> None:
-    said = run("run", "--manifests", str(shop), "--proxy-mode", "userspace")
+    said = run("run", "--manifests", str(shop), "--proxy-mode", "kernelspace")
     assert said.code == 1
-    assert 'mode: "userspace" is not in this version' in said.err
+    assert '"kernelspace"' in said.err
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples/shop"

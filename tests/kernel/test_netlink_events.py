@@ -33,7 +33,7 @@ def test_events_come_in_order_and_once() -> None:
 
 def test_the_sieve_lets_through_what_it_has_to() -> None:
     def work() -> None:
-        with closing(NetlinkEvents(rt.NETLINK_ROUTE, GROUPS, rt.ONLY_LOCAL_ROUTES)) as events:
+        with closing(NetlinkEvents(rt.NETLINK_ROUTE, GROUPS, rt.only_routes_of(rt.RT_TABLE_LOCAL))) as events:
             ip("link add eth0 type veth peer name eth1")
             ip("link set eth0 up")
             ip("address add 192.0.2.1/24 dev eth0")

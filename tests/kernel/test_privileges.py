@@ -26,7 +26,7 @@ import yaml
 from kubeway.lab.host import Host, LabError
 from tests.kernel.conftest import reason_to_skip
 from tests.kernel.play import NFTABLES, WAYS, Way
-from tests.kernel.privileges import ANYBODY, Given, as_anybody, as_root, in_the_container, in_the_unit
+from tests.kernel.privileges import ANYBODY, Given, as_anybody, as_root, in_the_container, in_the_unit, sealed
 from tests.kernel.test_leftovers import KUBE_PROXY, OTHERS
 from tests.test_deploy import CONFIG, FOR_LEGACY, ROOT, container, overlay, pod
 
@@ -44,6 +44,7 @@ NF_TABLES, LEGACY = (
     way._replace(flags={name: word for name, word in way.flags.items() if name != "nodeport-addresses"})
     for way in (WAYS["iptables-nf_tables"], WAYS["iptables-legacy"])
 )
+USERSPACE = WAYS["userspace"]
 NO_LOOPBACK = "--iptables-localhost-nodeports=false"
 ROUTE_LOCALNET = "net.ipv4.conf.all.route_localnet"
 LEFT = "what a proxy before left could not be taken away"
@@ -232,6 +233,18 @@ def _name() -> str:
     return Path("/proc/self/comm").read_text().strip()
 
 
+def test_the_relays_worker_gets_along_with_two_capabilities(
+    host: Host, manifests: Path, tmp_path: Path
+) -> None:
+    log, given = tmp_path / "log", as_root(ADMIN, RAW)
+    given = given._replace(words=[*sealed("/", "/proc/sys", "/sys"), *given.words])
+    with kubeway(host, given, log, running(manifests, USERSPACE)) as process:
+        until_ready(host, process, log)
+        # Its socket for answers has an address that nobody has (RFC 7600), and UDP's number for a port.
+        until(lambda: "080000C0:0011" in host.run(["cat", "/proc/net/raw"]).stdout, log)
+        assert "relay worker" not in log.read_text()
+
+
 # --- least --------------------------------------------------------------------------------
 
 RULE = "*filter\n-A INPUT -j ACCEPT\nCOMMIT\n"
@@ -244,9 +257,10 @@ RULE = "*filter\n-A INPUT -j ACCEPT\nCOMMIT\n"
         (as_root(), NF_TABLES.flags, ADMIN),
         (as_root(ADMIN), LEGACY.flags, RAW),
         (as_root(ADMIN), {"proxy-mode": "iptables"}, RAW),
+        (as_root(ADMIN), USERSPACE.flags, RAW),
         (as_anybody(ADMIN, RAW), LEGACY.flags, "xtables lock"),
     ],
-    ids=["nftables", "nf_tables", "legacy", "legacy, as rules are there", "the lock"],
+    ids=["nftables", "nf_tables", "legacy", "legacy, as rules are there", "relay", "the lock"],
 )
 def test_without_a_privilege_it_says_so(
     given: Given, flags: dict[str, str], word: str, host: Host, manifests: Path, tmp_path: Path

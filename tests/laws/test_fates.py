@@ -19,6 +19,7 @@ from kubeway.model.schedulers import SCHEDULERS
 from kubeway.modes.iptables import IPTABLES
 from kubeway.modes.ipvs import IPVS
 from kubeway.modes.nftables import NFTABLES
+from kubeway.modes.userspace import USERSPACE
 from kubeway.program.link import Linker
 from kubeway.program.plane import Mode
 from kubeway.program.program import Key, Object
@@ -34,7 +35,7 @@ def program(world: World, mode: Mode) -> Mapping[Key, Object]:
 
 @given(worlds(), st.data())
 def test_all_modes_mean_what_the_model_means(some: World, data: st.DataObject) -> None:
-    modes: tuple[Mode, ...] = (NFTABLES, IPTABLES, IPVS)
+    modes: tuple[Mode, ...] = (NFTABLES, IPTABLES, IPVS, USERSPACE)
     seen = {mode.name: some.in_mode(mode.name) for mode in modes}
     programs = {mode.name: program(seen[mode.name], mode) for mode in modes}
     for _ in range(5):
@@ -78,7 +79,9 @@ def test_schedulers_choose_among_the_endpoints_the_model_says(name: str, by: str
     assert done == meant
 
 
-@pytest.mark.parametrize("mode", [NFTABLES, IPTABLES, IPVS], ids=["nftables", "iptables", "ipvs"])
+@pytest.mark.parametrize(
+    "mode", [NFTABLES, IPTABLES, IPVS, USERSPACE], ids=["nftables", "iptables", "ipvs", "userspace"]
+)
 def test_who_was_sent_to_this_node_itself_is_not_asked_at_its_door(mode: Mode) -> None:
     """What goes on to an endpoint here comes in by loopback, where its address may be a firewalled one."""
     docs = service_docs("shop/a:http", vip="10.96.0.1", endpoints=["203.0.113.10"])

@@ -218,6 +218,29 @@ def test_node_ports_on_loopback() -> None:
     assert told(nobody, "outside", "127.0.0.1:30080") == alike("drop")
 
 
+def test_a_relay_hides_the_client_from_whom_it_likes() -> None:
+    """From this node itself too, and from every endpoint that is the client."""
+    itself = "203.0.113.10:8080"
+    docs = cart([endpoint_doc("203.0.113.10", "n1")])
+    nat = world(docs)
+    assert told(nat, "outside", VIP) == told(nat, "outside", NODE_PORT) == alike(itself)
+    relayed = nat.in_mode("userspace")
+    assert told(relayed, "outside", VIP) == alike(f"{itself} masqueraded")
+    assert told(relayed, "outside", NODE_PORT) == alike(f"{itself} masqueraded")
+    assert told(relayed, "pod", VIP) == alike(itself)
+    for pod, node in (("10.244.1.1", "n1"), ("10.244.2.1", "n2")):
+        meets = world(cart([endpoint_doc(pod, node)])).in_mode("userspace")
+        assert told(meets, pod, VIP) == alike(f"{pod}:8080 masqueraded")
+
+
+def test_a_relay_speaks_no_sctp() -> None:
+    docs = service_docs("shop/a:x", vip="10.96.0.9", proto="SCTP", endpoints=2, node_port=30080)
+    seen = world(docs).in_mode("userspace")
+    for source in ("pod", "node", "outside"):
+        for target in (VIP, NODE_PORT):
+            assert told(seen, source, target, proto=132) == alike("reject")
+
+
 def test_a_services_address_wins_over_a_node_port() -> None:
     docs = service_docs("shop/a:x", vip="10.96.0.1", port=30080, externalIPs=["203.0.113.10"], endpoints=0)
     docs += service_docs("shop/b:x", vip="10.96.0.2", node_port=30080)

@@ -142,6 +142,32 @@ def test_node_ports_on_loopback(chosen: object, open: bool) -> None:
         assert node_view(facts, other, []).v4.loopback is False
 
 
+@pytest.mark.parametrize(
+    ("chosen", "four", "six"),
+    [
+        ((), True, True),
+        (("127.0.0.0/8",), True, False),
+        (("::1/128",), True, True),
+        (("10.0.0.0/8", "::1/128"), False, True),
+        (("127.0.0.0/8", "fd00::/8"), True, False),
+        ("primary", False, False),
+    ],
+)
+def test_the_relay_takes_node_ports_on_loopback_of_both_families(
+    chosen: object, four: bool, six: bool
+) -> None:
+    """A family without a CIDR of its own is open, here as elsewhere; but ::1, new with this mode, is not for
+    who asked for addresses of IPv4 alone."""
+    cidrs = chosen if chosen == "primary" else tuple(map(parse_prefix, chosen))  # type: ignore[arg-type, call-overload]
+    facts = NodeFacts(name="n1", ips=(parse_ip("203.0.113.10"),), addresses=frozenset(ADDRESSES))
+    options = Options(mode="userspace", node_port_addresses=cidrs)
+    view = node_view(facts, options, [])
+    assert (view.relayed, view.v4.loopback, view.v6.loopback) == (True, four, six)
+    shut = node_view(facts, replace(options, localhost_node_ports=False), [])
+    assert (shut.v4.loopback, shut.v6.loopback) == (False, False)
+    assert not node_view(facts, replace(options, mode="nftables"), []).relayed
+
+
 @pytest.mark.parametrize("ips", [(), ("127.0.0.1", "::1")])
 def test_primary_of_an_unknown_node_accepts_all(ips: tuple[str, ...]) -> None:
     facts = NodeFacts(name="n1", ips=tuple(map(parse_ip, ips)), addresses=frozenset(ADDRESSES))

@@ -11,11 +11,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubeway.errors import Malformed
-from kubeway.planes.link import DEVICE, KINDS, LINK, Address, Dummy, Route, address_key, objects, route_key
+from kubeway.planes.link import (
+    DEVICE,
+    KINDS,
+    LINK,
+    Address,
+    Dummy,
+    Homeward,
+    Route,
+    Rule,
+    address_key,
+    objects,
+    route_key,
+    rule_key,
+    steering,
+    table_key,
+)
 from kubeway.planes.link.lift import lift, on_link
-from kubeway.planes.link.lower import Parcel, clear, lower, lower_link, needs_link, settle
+from kubeway.planes.link.lower import clear, lower, lower_link, needs_link, settle
 from kubeway.planes.link.news import News
 from kubeway.planes.link.objects import METRIC, PROTOCOL, Alien, Mixed
+from kubeway.planes.link.parcel import Parcel
 from kubeway.planes.memory import MemoryPlane
 from kubeway.program.plan import apply, diff, steps
 from kubeway.program.program import Change, Key, Object
@@ -631,3 +647,86 @@ def test_its_laws_are_those_of_a_plane(old: Program, new: Program) -> None:
     for step in steps(list(diff(old, new)), {objects.PLANE: KINDS}):
         plane.edit(step.changes)
     assert plane.objects == new
+
+
+# --- steering -------------------------------------------------------------------------
+
+STEER: Program = {
+    key: obj
+    for family in (4, 6)
+    for key, obj in {table_key(family): Homeward(), rule_key(family, 0x2000): Rule()}.items()
+}
+
+
+def heard(parcels: list[Parcel]) -> list[Message]:
+    """What the kernel tells of what these make."""
+    return [m for parcel in parcels for m in messages(parcel.data)]
+
+
+def test_what_steers_is_lowered_and_lifted_back() -> None:
+    told = heard(steering.lower(list(diff({}, STEER))))
+    assert [m.kind for m in told] == [24, 32, 24, 32]
+    routes, rules = [m for m in told if m.kind == 24], [m for m in told if m.kind == 32]
+    assert lift(None, [], routes, {}, rules) == STEER
+
+
+def test_a_table_is_there_before_the_rule_that_leads_to_it() -> None:
+    ((_, changes),) = steps(list(diff({}, STEER)), {objects.PLANE: KINDS})
+    assert [c.key.kind for c in changes] == ["table", "table", "rule", "rule"]
+    ((_, changes),) = steps(list(diff(STEER, {})), {objects.PLANE: KINDS})
+    assert [c.key.kind for c in changes] == ["rule", "rule", "table", "table"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"priority": 2}, {"mask": 0xFFFFFFFF}, {"table": 254}, {"plain": False}],
+    ids=["priority", "mask", "table", "more"],
+)
+def test_a_rule_of_ours_that_is_otherwise_is_made_anew(change: dict[str, object]) -> None:
+    key = rule_key(4, 0x2000)
+    right = steering.wanted(key)
+    odd = right._replace(**change)
+    (told,) = messages(wire.new_rule(odd))
+    if not odd.plain:
+        told = said(32, bytes(told.body) + attr(3, b"eth0\0"))
+    found = lift(None, [], [], {}, [told])
+    assert found == {key: Rule((odd,))}
+    parcels = steering.lower([Change("set", key, found[key], Rule())])
+    assert [p.data for p in parcels] == [wire.del_rule(odd), wire.new_rule(right)]
+    # Two of them are one too many, whichever is right.
+    (fine,) = messages(wire.new_rule(right))
+    assert lift(None, [], [], {}, [fine, told]) == {key: Rule((right, odd))}
+
+
+def test_rules_and_routes_of_others_are_theirs() -> None:
+    rule = steering.wanted(rule_key(4, 0x2000))
+    (theirs,) = messages(wire.new_rule(rule._replace(protocol=3)))
+    (route,) = messages(wire.new_homeward(wire.AF_INET, objects.TABLE, 3))
+    (elsewhere,) = messages(wire.new_homeward(wire.AF_INET, 100, PROTOCOL))
+    assert lift(None, [], [route, elsewhere], {}, [theirs]) == {}
+
+
+def test_who_takes_what_steers_is_heard_and_we_are_not() -> None:
+    def news(port: int, wanted: Program, verb: str, key: Key) -> bool:
+        news = News(US)
+        news.read(wanted, 0)
+        (told,) = heard(steering.lower([Change("add", key, None, STEER[key])]))
+        news.hear([said(told.kind + (verb == "del"), bytes(told.body), port)])
+        return news.take()
+
+    for key in STEER:
+        assert news(OTHERS, STEER, "del", key)
+        assert not news(US, STEER, "del", key)
+        assert news(OTHERS, {}, "add", key)
+        assert not news(US, {}, "add", key)
+        assert not news(OTHERS, {}, "del", key)
+        assert not news(OTHERS, STEER, "add", key)
+
+
+def test_what_steers_is_told_in_the_tool_s_words() -> None:
+    assert objects.show(STEER | FULL, "ip6").splitlines()[-2:] == [
+        "# ip -6 route add local default dev lo table 117 proto 117",
+        "# ip -6 rule add priority 1 fwmark 0x2000/0x2000 lookup 117 protocol 117",
+    ]
+    change = Change("add", rule_key(4, 0x2000), None, Rule())
+    assert objects.describe(change, {}) == "add rule of IPv4 that mark 0x2000 leads to table 117"

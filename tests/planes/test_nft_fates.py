@@ -13,6 +13,9 @@ from kubeway.errors import Unknowable
 from kubeway.model.packet import DROP, PASS, REJECT, Fate, Packet
 from kubeway.planes.nft.build import dnat as dnat_by
 from kubeway.planes.nft.build import (
+    flow_mark_on,
+    flow_marked,
+    goto,
     host32,
     in_set,
     interface,
@@ -29,7 +32,10 @@ from kubeway.planes.nft.build import (
     remember,
     row,
     rule,
+    tproxy,
     translated,
+    transparent,
+    unmarked,
     vmap,
 )
 from kubeway.planes.nft.fates import fates
@@ -614,3 +620,78 @@ def test_the_trail_tells_how_it_ended() -> None:
         "prerouting base: meta mark set meta mark | 0x00000001",
         "prerouting base: reject",
     ]
+
+
+# --- listeners ------------------------------------------------------------------------------------
+
+LISTENER = parse_ip("127.0.0.1")
+HOME = 0x2000
+STEER_IN = Chain("filter", "prerouting", -150)
+STEER_OUT = Chain("route", "output", -150)
+
+
+def steering(*rules: Rule) -> Objects:
+    """At output the mark, in prerouting the mark and the listener at 7001."""
+    return {
+        **chain("out", STEER_OUT, *rules, rule(mark_on(HOME))),
+        **chain("in", STEER_IN, *rules, rule(tproxy(TCP, LISTENER, 7001), mark_on(HOME))),
+    }
+
+
+def handed(objects: Objects, packet: Packet, homing: int = HOME) -> dict[Fate, Fraction]:
+    """Where it ends if two endpoints are behind the listener at 7001."""
+
+    def relay(number: int) -> dict[Fate, Fraction]:
+        assert number == 7001
+        return {endpoint(PODS[0]): Fraction(1, 3), endpoint(PODS[1]): Fraction(2, 3)}
+
+    return dict(fates(objects, packet, frozenset({NODE}), homing=homing, relay=relay))
+
+
+TAKEN = {endpoint(PODS[0]): Fraction(1, 3), endpoint(PODS[1]): Fraction(2, 3)}
+
+
+@pytest.mark.parametrize("packet", [coming(), sent(), sent(NODE), coming(NODE)])
+def test_a_listener_says_where_a_packet_ends(packet: Packet) -> None:
+    assert handed(steering(), packet) == TAKEN
+
+
+def test_what_is_handed_over_but_not_routed_here_goes_on() -> None:
+    assert handed(steering(), coming(), homing=0x4000) == {PASS: 1}
+    assert handed(steering(), sent(), homing=0x4000) == {PASS: 1}
+    assert handed(steering(), coming(NODE), homing=0) == TAKEN
+
+
+def test_a_listener_takes_its_protocol_only() -> None:
+    assert handed(steering(), Packet(CLIENT, VIP, 17, 80, "eth0")) == {PASS: 1}
+
+
+def test_what_is_handed_over_meets_the_rules_of_input() -> None:
+    for dropping in (chain("late", Chain("filter", "input"), rule(marked(HOME), Drop())),):
+        assert handed({**steering(), **dropping}, coming()) == {DROP: 1}
+    passing = chain("late", Chain("filter", "input"), rule(unmarked(HOME), Drop()))
+    assert handed({**steering(), **passing}, coming()) == TAKEN
+
+
+def test_a_first_packet_has_no_connection() -> None:
+    assert handed(steering(rule(transparent(), Drop())), coming()) == TAKEN
+
+
+def test_a_flow_keeps_its_mark_where_its_packet_came_by() -> None:
+    once = rule(flow_marked(HOME, "=="), flow_mark_on(HOME)), rule(flow_marked(HOME), Accept())
+    assert handed(steering(*once), coming()) == {PASS: 1}
+    meets_again = {**steering(), **chain("before", Chain("filter", "output", -200), rule(flow_mark_on(HOME)))}
+    again = chain("again", Chain("filter", "prerouting", -200), rule(flow_marked(HOME), goto("dead")))
+    assert handed({**meets_again, **again, **chain("dead", Chain(), rule(Drop()))}, sent()) == {DROP: 1}
+
+
+def test_a_listener_nobody_speaks_for_is_unknowable() -> None:
+    with pytest.raises(Unknowable, match="7001"):
+        fates(steering(), coming(), frozenset({NODE}), homing=HOME)
+
+
+def test_a_trail_names_the_listener() -> None:
+    trail: list[str] = []
+    fates(steering(), coming(), frozenset({NODE}), trail, homing=HOME, relay=lambda _: TAKEN)
+    assert "tproxy to 127.0.0.1:7001" in trail[-1]
+    assert trail[-1].endswith("-> the listener at port 7001")

@@ -23,6 +23,8 @@ from kubeway.planes.nft.objects import (
     Chain,
     Cmp,
     Ct,
+    CtOriginal,
+    CtSet,
     Dnat,
     Drop,
     Dynset,
@@ -45,7 +47,10 @@ from kubeway.planes.nft.objects import (
     Rule,
     Rules,
     Set,
+    SetDaddr,
+    SocketTransparent,
     Table,
+    Tproxy,
     chain_key,
     element_key,
     rules_key,
@@ -185,6 +190,10 @@ def words(family: Family) -> dict[str, Exprs]:
             *(mark, Bitwise(0, host32(0x0F0F0F0F), host32(0x101))),
             MetaSet(0, "mark"),
         ),
+        "meta mark set meta mark & 0xffffbfff": (
+            *(mark, Bitwise(0, host32(0xFFFFBFFF), zero)),
+            MetaSet(0, "mark"),
+        ),
         "meta mark set 0x00000007": (Immediate(0, host32(7)), MetaSet(0, "mark")),
         "meta mark != 0x00000007 accept": (mark, Cmp(0, "!=", host32(7)), Accept()),
         "meta priority & f000:0 == b000:0 accept": (
@@ -227,6 +236,24 @@ def words(family: Family) -> dict[str, Exprs]:
             *(Ct(0, "status"), Bitwise(0, host32(32), zero), Cmp(0, "==", host32(32))),
             Accept(),
         ),
+        "ct mark & 0x00004000 != 0x00000000 accept": (
+            *(Ct(0, "mark"), Bitwise(0, bits, zero), Cmp(0, "!=", zero)),
+            Accept(),
+        ),
+        "ct mark 0x00000007 accept": (Ct(0, "mark"), Cmp(0, "==", host32(7)), Accept()),
+        "ct mark set ct mark | 0x00004000": (
+            *(Ct(0, "mark"), Bitwise(0, host32(0xFFFFBFFF), bits)),
+            CtSet(0, "mark"),
+        ),
+        "ct mark set 0x00000007": (Immediate(0, host32(7)), CtSet(0, "mark")),
+        "ct mark set meta mark": (mark, CtSet(0, "mark")),
+        'ct direction reply meta iifkind "bridge" accept': (
+            *(Ct(0, "direction"), Cmp(0, "==", b"\1")),
+            *(Meta(0, "iifkind"), Cmp(0, "==", b"bridge".ljust(16, b"\0")), Accept()),
+        ),
+        "IP daddr set ct original IP saddr": (CtOriginal(0), SetDaddr(0)),
+        "socket transparent 1 accept": (SocketTransparent(0), Cmp(0, "==", b"\1"), Accept()),
+        "socket transparent 0 accept": (SocketTransparent(0), Cmp(0, "==", b"\0"), Accept()),
         'iifname "cni0" accept': (
             *(Meta(0, "iifname"), Cmp(0, "==", b"cni0".ljust(16, b"\0"))),
             Accept(),
@@ -284,6 +311,11 @@ def phrases(family: Family) -> dict[str, Exprs]:
                 *(*tcp, Immediate(0, parse_ip("10.0.0.1")), Immediate(1, port(80))),
                 Dnat(0, 1),
             ),
+            "ip daddr set 192.0.0.8": (Immediate(0, parse_ip("192.0.0.8")), SetDaddr(0)),
+            "meta l4proto tcp tproxy to 127.0.0.1:7001 accept": (
+                *(*tcp, Immediate(0, parse_ip("127.0.0.1")), Immediate(1, port(7001))),
+                *(Tproxy(0, 1), Accept()),
+            ),
         }
     return told | {
         "ip6 saddr != fd00:1::/32 drop": (
@@ -302,6 +334,11 @@ def phrases(family: Family) -> dict[str, Exprs]:
             *(*tcp, Immediate(0, parse_ip("fd00::1")), Immediate(4, port(80))),
             Dnat(0, 4),
         ),
+        "ip6 daddr set 100::1": (Immediate(0, parse_ip("100::1")), SetDaddr(0)),
+        "meta l4proto tcp tproxy to [::1]:7001 accept": (
+            *(*tcp, Immediate(0, parse_ip("::1")), Immediate(4, port(7001))),
+            *(Tproxy(0, 4), Accept()),
+        ),
     }
 
 
@@ -319,6 +356,8 @@ CHAINS = {
     "f-output": Chain("filter", "output", -110, "before translation"),
     "g-forward": Chain("filter", "forward", 10),
     "h-odd": Chain("filter", "prerouting", -311),
+    "i-first": Chain("filter", "prerouting", -(1 << 31)),
+    "j-route": Chain("route", "output", -150),
     "more": Chain(comment="a chain"),
     "everything": Chain(),
 }

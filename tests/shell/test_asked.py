@@ -222,10 +222,10 @@ def test_gates_without_effect_are_named(given: str, named: list[str]) -> None:
     assert flags(feature_gates=given).notes == told
 
 
-def test_old_settings_of_userspace_mode_count_there() -> None:
+@pytest.mark.parametrize("mode", ["userspace", "nftables"])
+def test_old_settings_of_userspace_mode_are_named_there_too(mode: str) -> None:
     given = {"udp-timeout": ["1s"], "proxy-port-range": ["1-2"]}
-    assert settle({"proxy-mode": ["userspace"], **given}).notes == ()
-    assert settle({**NFTABLES, **given}).notes == (
+    assert settle({"proxy-mode": [mode], **given}).notes == (
         "accepted, and without effect here: portRange, udpIdleTimeout",
     )
 

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubeway.errors import BadInput
+from kubeway.model import config_check
 from kubeway.model.conntrack import ConntrackSettings
 from kubeway.model.node import Ipvs, Options
 from kubeway.shell import options
 from kubeway.shell.asked import Asked, settle
-from kubeway.shell.options import Address, Cluster, Config
+from kubeway.shell.options import MODES, Address, Cluster, Config
 from kubeway.values import parse_ip, parse_prefix
 
 IN_CLUSTER = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
@@ -111,12 +112,10 @@ def test_what_ipvs_mode_alone_minds() -> None:
         config(proxy_mode="ipvs", ipvs_scheduler="best")
 
 
-def test_a_mode_this_version_does_not_have() -> None:
-    with pytest.raises(BadInput) as error:
-        config(proxy_mode="userspace")
-    assert str(error.value) == (
-        'mode: "userspace" is not in this version, which has: nftables, iptables, ipvs'
-    )
+def test_all_modes_that_are_valid_are_there() -> None:
+    assert sorted(MODES) == sorted(config_check.MODES)
+    for mode in MODES:
+        assert config(proxy_mode=mode).options.mode == mode
 
 
 # --- where objects come from --------------------------------------------------------------------

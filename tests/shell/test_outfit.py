@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
@@ -15,8 +18,13 @@ from kubeway.planes import sysctl
 from kubeway.planes.memory import MemoryPlane
 from kubeway.program.link import Linker
 from kubeway.shell import ipset_plane, ipvs_plane, kernel, leftovers, link_plane, outfit
+from kubeway.shell import nft as nft_plane
 from kubeway.shell.compound import Compound
 from kubeway.shell.kernel import release
+from kubeway.shell.relay import replies
+from kubeway.shell.relay.plane import RelayPlane
+from kubeway.wire.netlink import Ack, messages
+from kubeway.wire.nfnetlink import NFNL_MSG_BATCH_END
 
 IPVS = Options(mode="ipvs", ipvs=Ipvs(scheduler="lblc", strict_arp=True))
 
@@ -80,6 +88,83 @@ def test_all_that_is_missing_is_said_at_once(
         outfit.outfit(IPVS, Linker(), lambda record: None)
     assert str(error.value) == said
     assert asked == ([] if ip_vs else ["lblc"])
+
+
+@pytest.mark.parametrize(
+    ("nft", "raw", "said"),
+    [
+        ("no tproxy", "no CAP_NET_RAW", "mode userspace: no tproxy; no CAP_NET_RAW"),
+        ("no tproxy", "", "mode userspace: no tproxy"),
+        ("", "no CAP_NET_RAW", "mode userspace: no CAP_NET_RAW"),
+    ],
+)
+def test_what_the_relay_needs_and_has_not_is_said_before_it_listens(
+    monkeypatch: pytest.MonkeyPatch, nft: str, raw: str, said: str
+) -> None:
+    monkeypatch.setattr(nft_plane, "probe_steering", lambda: nft)
+    monkeypatch.setattr(replies, "probe", lambda: raw)
+    monkeypatch.setattr(RelayPlane, "__init__", _never)
+    with pytest.raises(Unsupported) as error:
+        outfit.outfit(Options(mode="userspace"), Linker(), lambda record: None)
+    assert str(error.value) == said
+
+
+def _never(*_: object, **__: object) -> None:
+    raise AssertionError("it listens")
+
+
+@pytest.mark.parametrize(
+    ("refused", "said"),
+    [
+        ({"tproxy": errno.ENOENT}, "this kernel's nftables have no tproxy (module nft_tproxy)"),
+        ({"socket": errno.ENOENT}, "this kernel's nftables have no socket (module nft_socket)"),
+        ({"tproxy": errno.EPERM}, "nftables do not take tproxy: not permitted (EPERM)"),
+        ({}, ""),
+    ],
+)
+def test_rules_that_the_kernel_does_not_take_are_named(
+    monkeypatch: pytest.MonkeyPatch, refused: dict[str, int], said: str
+) -> None:
+    class Kernel:
+        def __enter__(self) -> Kernel:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def transact(self, data: bytes) -> list[Ack]:
+            numbers = [message.kind for message in messages(data)]
+            assert numbers[-1] != NFNL_MSG_BATCH_END  # or it were made
+            return [Ack(3, one, "not permitted") for name, one in refused.items() if name.encode() in data]
+
+    monkeypatch.setattr(nft_plane, "NetlinkSocket", Kernel)
+    assert nft_plane.probe_steering() == said
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EPERM, "UDP clients can only be answered with CAP_NET_RAW: run as root"),
+        (errno.EAFNOSUPPORT, "UDP clients of IPv6 cannot be answered: "),
+        (0, ""),
+    ],
+)
+def test_raw_sockets_that_cannot_be_had_are_named(
+    monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
+    class Sockets:
+        def __init__(self, family: int) -> None:
+            if number and (family == socket.AF_INET6 or number == errno.EPERM):
+                raise OSError(number, os.strerror(number))
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(replies, "Replies", Sockets)
+    found = replies.probe()
+    assert found.startswith(said)
+    assert bool(found) == bool(said)
+    assert "\n" not in found
 
 
 # --- several planes as one --------------------------------------------------------------

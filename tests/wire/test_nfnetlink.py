@@ -54,3 +54,12 @@ def test_a_batchs_numbers_lead_back_to_its_messages(bodies: list[bytes], first: 
 def test_number_numbers(bodies: list[bytes], first: int) -> None:
     wanted = [(first + i) % 2**32 for i in range(len(bodies))]
     assert [m.sequence for m in nl.messages(nf.number(bodies, first))] == wanted
+
+
+def test_a_batch_without_an_end_is_the_same_but_for_that() -> None:
+    bodies = [nl.message(7, 0, b"body")]
+    whole, tried = nf.Batch(bodies).data, nf.Batch(bodies, ends=False).data
+    assert whole.startswith(tried)
+    kinds = [m.kind for m in nl.messages(whole)]
+    assert [m.kind for m in nl.messages(tried)] == kinds[:-1]
+    assert kinds[-1] == nf.NFNL_MSG_BATCH_END

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ commands above them, and what `ip -j` makes of it."""
 FOUR, SIX = parse_ip("10.96.0.1"), parse_ip("fd00:96::1")
 NODE4, NODE6 = parse_ip("192.0.2.1"), parse_ip("2001:db8::1")
 DEV = "kube-ipvs0"
+
+
+def rule(family: int) -> rt.Rule:
+    return rt.Rule(family, 1, 0x2000, 0x2000, 117, 117, plain=True)
+
 
 REQUESTS = {
     "ip link add other0 type dummy": rt.new_dummy("other0"),
@@ -47,6 +53,16 @@ REQUESTS = {
     ),
     f"ip address del 10.96.0.1/32 dev {DEV}": rt.del_address(FOUR, 32, 3),
     f"ip address del fd00:96::1/128 dev {DEV}": rt.del_address(SIX, 128, 3),
+    **{
+        f"ip {flag} {command}": request
+        for flag, family in (("-4", rt.AF_INET), ("-6", rt.AF_INET6))
+        for command, request in {
+            "route add local default dev lo table 117 proto 117": rt.new_homeward(family, 117, 117),
+            "rule add priority 1 fwmark 0x2000/0x2000 lookup 117 protocol 117": rt.new_rule(rule(family)),
+            "rule del priority 1 fwmark 0x2000/0x2000 lookup 117 protocol 117": rt.del_rule(rule(family)),
+            "route del local default dev lo table 117 proto 117": rt.del_homeward(family, 117, 117),
+        }.items()
+    },
 }
 
 
@@ -101,7 +117,7 @@ def test_links_are_named(request_: Callable[[str], bytes], kind: int) -> None:
 
 @pytest.mark.parametrize("family", [rt.AF_INET, rt.AF_INET6])
 def test_it_asks_for_the_routes_of_table_local(family: int) -> None:
-    (m,) = messages(rt.local_routes_request(family))
+    (m,) = messages(rt.routes_request(family))
     assert (m.kind, m.flags) == (rt.RTM_GETROUTE, NLM_F_REQUEST | NLM_F_DUMP)
     assert bytes(m.body) == bytes([family, 0, 0, 0, 255, 0, 0, 0]) + bytes(4)
 
@@ -237,7 +253,7 @@ def test_any_bytes_are_read_or_malformed(
 
 def passes(event: bytes) -> bool:
     """The filter, run as the kernel would run it (include/uapi/linux/bpf_common.h)."""
-    steps = list(struct.iter_unpack("=HBBI", rt.ONLY_LOCAL_ROUTES))
+    steps = list(struct.iter_unpack("=HBBI", rt.only_routes_of(rt.RT_TABLE_LOCAL)))
     at, held = 0, 0
     while True:
         code, yes, no, value = steps[at]
@@ -258,3 +274,44 @@ def passes(event: bytes) -> bool:
 def test_the_sieve_keeps_back_routes_of_other_tables(kind: int, table: int) -> None:
     event = struct.pack("=IHHII", 28, kind, 0, 0, 0) + bytes([2, 32, 0, 0, table, 2, 0, 1]) + bytes(4)
     assert passes(event) == (kind < 24 or table == 255)
+
+
+# --- rules ----------------------------------------------------------------------------
+
+numbers = st.integers(0, 0xFFFFFFFF)
+rules = st.builds(
+    rt.Rule,
+    st.sampled_from([rt.AF_INET, rt.AF_INET6]),
+    numbers,
+    numbers,
+    numbers,
+    st.integers(0, 255),
+    st.integers(0, 255),
+    st.just(value=True),
+)
+
+
+@given(rules)
+def test_a_rule_that_is_made_is_read_back(one: rt.Rule) -> None:
+    (m,) = messages(rt.new_rule(one))
+    assert rt.read_rule(m) == one
+
+
+@given(rules, st.sampled_from([1, 3, 17, 19, 20, 22]))
+def test_a_rule_that_asks_for_more_is_not_plain(one: rt.Rule, number: int) -> None:
+    (m,) = messages(rt.new_rule(one))
+    more = rt.read_rule(said(m.kind, bytes(m.body) + attr(number, bytes(4))))
+    assert more == one._replace(plain=False)
+
+
+def test_the_kernel_says_of_every_rule_that_it_suppresses_nothing() -> None:
+    (m,) = messages(rt.new_rule(rule(rt.AF_INET)))
+    for length, plain in ((0xFFFFFFFF, True), (0, False)):
+        body = bytes(m.body) + attr(rt.FRA_SUPPRESS_PREFIXLEN, struct.pack("=I", length))
+        assert rt.read_rule(said(m.kind, body)) == rule(rt.AF_INET)._replace(plain=plain)
+
+
+@given(st.binary(max_size=120), st.sampled_from([rt.RTM_NEWRULE, rt.RTM_DELRULE, 24]))
+def test_any_bytes_are_a_rule_or_malformed(body: bytes, kind: int) -> None:
+    with suppress(Malformed):
+        rt.read_rule(said(kind, body))

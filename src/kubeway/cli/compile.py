@@ -21,6 +21,8 @@ from kubeway.planes.link import objects as link
 from kubeway.planes.nft import objects as nft
 from kubeway.planes.nft.objects import Family
 from kubeway.planes.nft.text import show as show_nft
+from kubeway.planes.relay import objects as relay
+from kubeway.planes.relay.text import show as show_relay
 from kubeway.planes.xtables import objects as xtables
 from kubeway.planes.xtables.text import show as show_xtables
 from kubeway.program.program import Key, Object
@@ -35,6 +37,7 @@ _SHOW: Final[dict[str, Callable[[Mapping[Key, Object], Family | None], str]]] = 
     ipset.PLANE: show_ipset,
     ipvs.PLANE: show_ipvs,
     link.PLANE: link.show,
+    relay.PLANE: show_relay,
 }
 """The program's part on a plane, as the plane's own tool reads it."""
 

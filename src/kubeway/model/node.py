@@ -125,6 +125,7 @@ class NodeView(Struct, frozen=True):
     `drop_invalid`: packets of no flow are not forwarded (of iptables mode). `accounting`:
     the kernel can count what rules do, in counters with names. `ipvs`: Services' addresses
     are this node's own (of ipvs mode), so what is sent to them ends here; and how ipvs is set.
+    `relayed`: flows to Services end here, and the node makes others to the endpoints (of userspace mode).
     """
 
     v4: FamilyView
@@ -134,6 +135,7 @@ class NodeView(Struct, frozen=True):
     drop_invalid: bool = True
     accounting: bool = False
     ipvs: Ipvs | None = None
+    relayed: bool = False
 
     @property
     def shape(self) -> tuple[object, ...]:

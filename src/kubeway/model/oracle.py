@@ -19,6 +19,9 @@ and, if it is sent to an address of this node, comes back in by INPUT; one from
 elsewhere passes INPUT or FORWARD. Node ports without endpoints answer in INPUT
 only; unowned ports and unallocated cluster IPs in FORWARD and OUTPUT only.
 
+In userspace mode the node makes a flow of its own to the endpoint, so whose address is seen is its choice
+everywhere. SCTP it does not speak.
+
 In ipvs mode the addresses of Services are this node's own: what is sent to a port of theirs that is no
 way in is rejected, whoever else may have that address, and an endpoint with such an address is this node.
 
@@ -38,7 +41,7 @@ from kubeway.model.addresses import is_link_local, is_loopback
 from kubeway.model.forward import Endpoint, Forward, Frontend
 from kubeway.model.node import FamilyView, NodeView
 from kubeway.model.packet import DROP, PASS, REJECT, Fate, Fates, Packet
-from kubeway.values import PROTO_NAMES, TCP, Ip, Prefix, family_of, show_addr, show_ip
+from kubeway.values import PROTO_NAMES, SCTP, TCP, Ip, Prefix, family_of, show_addr, show_ip
 
 
 class _Way(Struct, frozen=True):
@@ -155,9 +158,9 @@ class _Passage:
 
     def fates(self) -> Fates:
         way = self._way()
-        if way is not None:
-            if not self._let_in(way):
-                return {DROP: Fraction(1)}
+        if way is not None and not self._let_in(way):
+            return {DROP: Fraction(1)}
+        if way is not None and not self._unspoken(way):
             endpoints, masquerade = self._list(way)
             if endpoints:
                 return self._sent(way, endpoints, masquerade)
@@ -237,6 +240,10 @@ class _Passage:
         self.tell("externalTrafficPolicy Local: only endpoints on this node, client address kept")
         return forward.local, False
 
+    def _unspoken(self, way: _Way) -> bool:
+        """The relay does not speak the Service's protocol, so nobody is served."""
+        return self.oracle.view.relayed and way.forward.proto == SCTP
+
     def _sent(self, way: _Way, endpoints: tuple[Endpoint, ...], masquerade: bool) -> Fates:
         remembered = self._remembered(way.forward, endpoints)
         choice = endpoints if remembered is None else (remembered,)
@@ -254,6 +261,11 @@ class _Passage:
     def _hidden(self, endpoint: Endpoint, masquerade: bool) -> bool:
         """Whether this endpoint will see this node's address in place of the client's."""
         target = show_addr(endpoint.ip, endpoint.port)
+        if self.oracle.view.relayed:
+            # The node makes a flow of its own to whomever it is, be it for itself.
+            if endpoint.ip == self.packet.src and not masquerade:
+                self.tell(f"{target} is the client itself: the node speaks to it as itself")
+            return masquerade or endpoint.ip == self.packet.src
         if self._here(endpoint.ip) and not self.made_here:
             # What comes in from outside and ends here does not pass POSTROUTING, where masquerading is done.
             if masquerade:
@@ -291,6 +303,9 @@ class _Passage:
             unowned = self._left_over()
             if unowned != PASS:
                 return unowned
+        if self._unspoken(way):
+            self.tell("this proxy relays no SCTP: rejected")
+            return REJECT
         if way.forward.usable:
             self.tell("no endpoint on this node, but elsewhere there are: dropped")
             return DROP

@@ -16,7 +16,7 @@ from kubeway.model.objects import Node
 from kubeway.values import V4, V6, Ip, Prefix, disjoint, family_of, parse_ip, parse_prefix
 
 NODE_IP_TYPES = ("InternalIP", "ExternalIP")
-_FIRST_LOOPBACK = parse_ip("127.0.0.0")
+_FIRST_LOOPBACK = {V4: parse_ip("127.0.0.0"), V6: parse_ip("::1")}
 
 
 def node_facts(node: Node | None, name: str, addresses: Iterable[Ip], own: Ip | None = None) -> NodeFacts:
@@ -61,6 +61,7 @@ def node_view(facts: NodeFacts, options: Options, cidrs: Iterable[str | Prefix])
         drop_invalid=options.drop_invalid,
         accounting=options.accounting,
         ipvs=options.ipvs if options.mode == "ipvs" else None,
+        relayed=options.mode == "userspace",
     )
 
 
@@ -71,7 +72,7 @@ def _family_view(family: int, facts: NodeFacts, options: Options, cidrs: list[Pr
         family=family,
         detector=_detector(family, facts, options),
         node_ports=_node_ports(accepting, addresses),
-        loopback=family == V4 and _on_loopback(accepting, options),
+        loopback=_on_loopback(family, accepting, options),
         service_cidrs=disjoint(_of_family(family, cidrs)),
         addresses=addresses,
         source=next((ip for ip in facts.ips if ip in addresses), None),
@@ -116,14 +117,19 @@ def _node_ports(accepting: list[Prefix], addresses: frozenset[Ip]) -> tuple[Ip, 
     )
 
 
-def _on_loopback(accepting: list[Prefix], options: Options) -> bool:
-    """Whether 127.0.0.0/8 accepts node ports: a matter of iptables mode alone, as with kube-proxy.
+def _on_loopback(family: int, accepting: list[Prefix], options: Options) -> bool:
+    """Whether loopback accepts node ports: in iptables mode 127.0.0.0/8, as with kube-proxy; in userspace
+    mode ::1 too, unless only CIDRs of IPv4 were asked for.
 
     Source: pkg/proxy/util/nodeport_addresses.go (ContainsIPv4Loopback).
     """
-    if options.mode != "iptables" or not options.localhost_node_ports:
+    modes = ("iptables", "userspace") if family == V4 else ("userspace",)
+    if options.mode not in modes or not options.localhost_node_ports:
         return False
-    return not accepting or any(is_loopback(cidr.ip) or cidr.holds(_FIRST_LOOPBACK) for cidr in accepting)
+    if family == V6 and not accepting and options.node_port_addresses:
+        return False
+    first = _FIRST_LOOPBACK[family]
+    return not accepting or any(is_loopback(cidr.ip) or cidr.holds(first) for cidr in accepting)
 
 
 def _of_family(family: int, prefixes: Iterable[Prefix]) -> list[Prefix]:

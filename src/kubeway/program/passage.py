@@ -27,6 +27,9 @@ Balancer = Callable[[Ip, Proto, int], Sequence[tuple[Ip, int, Fraction]] | None]
 None: nobody is asked for there, and the packet goes on. Empty: somebody is, and nobody is there.
 """
 
+Relay = Callable[[int], Fates]
+"""Where a packet ends that was handed to the listener at this port of this node."""
+
 # More chains than any packet goes through: the kernel lets no circle in, a program made by hand may hold one.
 _CHAINS: Final = 4096
 
@@ -59,6 +62,11 @@ class Passage(ABC):
         return is_loopback(ip) or ip in self.addresses
 
     @property
+    def is_here(self) -> bool:
+        """Where it is sent to, or routed whatever that is, is this node."""
+        return self.is_local(self.dst)
+
+    @property
     def address(self) -> str:
         """The address whose translation this hook decides."""
         return "dst" if self.hook in ("prerouting", "output") else "src"
@@ -74,10 +82,10 @@ class Passage(ABC):
         if not before:
             self.hook = "output" if sent else "prerouting"
         elif before == "prerouting":
-            self.hook = "input" if self.is_local(self.dst) else "forward"
+            self.hook = "input" if self.is_here else "forward"
         elif before in ("output", "forward"):
             self.hook = "postrouting"
-        elif before == "postrouting" and sent and self.is_local(self.dst):
+        elif before == "postrouting" and sent and self.is_here:
             self.hook, self.iif = "prerouting", "lo"
         else:
             return False

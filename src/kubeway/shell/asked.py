@@ -56,8 +56,9 @@ _NO_EFFECT: Final = (
     "winkernel.rootHnsEndpointName",
     "winkernel.forwardHealthCheckVip",
     "windowsRunAsService",
+    "portRange",
+    "udpIdleTimeout",
 )
-_USERSPACE_ONLY: Final = ("portRange", "udpIdleTimeout")
 _MODE_FLAGS: Final = {
     "iptables-sync-period": ("iptables", "nftables"),
     "iptables-min-sync-period": ("iptables", "nftables"),
@@ -223,8 +224,9 @@ def _instead_of_iptables(config: Configuration) -> Configuration:
 
 def _without_effect(config: Configuration) -> list[str]:
     default = Configuration()
-    paths = _NO_EFFECT if config.mode == "userspace" else (*_NO_EFFECT, *_USERSPACE_ONLY)
-    idle = [path for path in paths if configuration.get(config, path) != configuration.get(default, path)]
+    idle = [
+        path for path in _NO_EFFECT if configuration.get(config, path) != configuration.get(default, path)
+    ]
     idle += [f"featureGates.{name}" for name in config_gates.idle(config.feature_gates)]
     return [f"accepted, and without effect here: {', '.join(idle)}"] if idle else []
 

@@ -22,6 +22,7 @@ _DESCRIBED = {
     "xtables": "kubeway.planes.xtables.describe",
     "sysctl": "kubeway.planes.sysctl",
     "nfacct": "kubeway.planes.nfacct",
+    "relay": "kubeway.planes.relay.describe",
     "ipset": "kubeway.planes.ipset.describe",
     "ipvs": "kubeway.planes.ipvs.describe",
     "link": "kubeway.planes.link.objects",

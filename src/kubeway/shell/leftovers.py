@@ -1,13 +1,14 @@
 """
 What is left in the kernel of a proxy that ran before, in another mode: its rules go on working beside ours.
 
-There are five places ("holders"): our nftables tables and kube-proxy's, the chains of a service proxy in
-either of the kernel's two iptables, and virtual servers with the sets and the link that go with them.
+There are six places ("holders"): our nftables tables and kube-proxy's, the chains of a service proxy in
+either of the kernel's two iptables, virtual servers with the sets and the link that go with them, and
+policy routing that leads packets to the relay.
 kube-proxy's own chains and ours bear the same names there; in ours there is always one that kube-proxy does
 not know (`KUBE-BY-EXTERNAL`), and among our sets, too (`KUBEWAY-DROPPED`).
 
 Take them away once the new rules are in force, and there is no moment without rules. In a kernel that has no
-nf_tables only the last two of the five can be.
+nf_tables only the last three of the six can be.
 """
 
 from __future__ import annotations
@@ -156,6 +157,13 @@ def _ipvs(everybodys: bool) -> Iterator[str]:
             yield from (f"set {name}" for name in held.remove())
 
 
+def _steering(everybodys: bool) -> Iterator[str]:
+    from kubeway.shell.link_plane import LinkPlane
+
+    with closing(LinkPlane()) as links:
+        yield from links.remove(steering=True)
+
+
 _HOLDERS: Final[Mapping[str, Callable[[bool], Iterator[str]]]] = {
     "nft": _nft,
     "kube-proxy": _kube_proxys,
@@ -163,6 +171,8 @@ _HOLDERS: Final[Mapping[str, Callable[[bool], Iterator[str]]]] = {
     "legacy": _legacy,
     # Sets are in use as long as rules ask them.
     "ipvs": _ipvs,
+    # Of userspace mode. No packet has the mark any more.
+    "steering": _steering,
 }
 _IN_NF_TABLES: Final = frozenset({"nft", "kube-proxy", "nf_tables"})
 

@@ -1,5 +1,6 @@
 """
-The link plane: a dummy link with the addresses of Services, and local routes to them, over netlink.
+The link plane: a dummy link with the addresses of Services, local routes to them, and rules by which packets
+are this node's, over netlink.
 
 A write is many requests in a row and not atomic: what was done before a refusal stays done. Who else changes
 the link is heard by a second socket, which is asked as often as the generation is.
@@ -15,10 +16,12 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from kubeway.errors import KubewayError, Lost, Refused, Stale
+from kubeway.planes.link import steering
 from kubeway.planes.link.lift import host_routes, is_ours, lift, on_link
-from kubeway.planes.link.lower import THERE, Parcel, clear, lower, lower_link, needs_link, settle
+from kubeway.planes.link.lower import clear, lower, lower_link, needs_link, settle
 from kubeway.planes.link.news import GROUPS, News
-from kubeway.planes.link.objects import DEVICE, LINK, Alien, describe
+from kubeway.planes.link.objects import DEVICE, LINK, STEERING, TABLE, Alien, describe
+from kubeway.planes.link.parcel import THERE, Parcel
 from kubeway.program.program import Change, Key, Object
 from kubeway.shell.netlink import NetlinkSocket
 from kubeway.shell.netlink import describe as failure
@@ -63,7 +66,9 @@ class LinkPlane:
         self._socket = NetlinkSocket(wire.NETLINK_ROUTE)
         try:
             self._socket.be_strict()
-            self._events = NetlinkEvents(wire.NETLINK_ROUTE, GROUPS, wire.ONLY_LOCAL_ROUTES)
+            self._events = NetlinkEvents(
+                wire.NETLINK_ROUTE, GROUPS, wire.only_routes_of(wire.RT_TABLE_LOCAL, TABLE)
+            )
         except BaseException:
             self._socket.close()
             raise
@@ -97,8 +102,12 @@ class LinkPlane:
         self._news.begin()
         link = self._link()
         addresses = self._dump(wire.addresses_request()) if link else []
-        routes = [m for family in (wire.AF_INET, wire.AF_INET6) for m in self._routes(family)]
-        objects = lift(link, addresses, routes, self.program)
+        families = wire.AF_INET, wire.AF_INET6
+        routes = [
+            m for table in (wire.RT_TABLE_LOCAL, TABLE) for f in families for m in self._routes(f, table)
+        ]
+        rules = [m for family in families for m in self._of_family(family, wire.rules_request(family))]
+        objects = lift(link, addresses, routes, self.program, rules)
         self._news.read(objects, link.ifindex if link and is_ours(link) else 0)
         return objects
 
@@ -112,14 +121,21 @@ class LinkPlane:
     def _link(self) -> wire.Link | None:
         return _link(self._socket, DEVICE)
 
-    def _routes(self, family: int) -> list[Message]:
+    def _routes(self, family: int, table: int = wire.RT_TABLE_LOCAL) -> list[Message]:
         try:
-            answers = self._dump(wire.local_routes_request(family))
+            return self._of_family(family, wire.routes_request(family, table))
         except Refused as error:
-            # A table is there with its first route; and a kernel without IPv6 has no routes of it.
-            if family == wire.AF_INET and error.errno != errno.ENOENT:
+            if error.errno != errno.ENOENT:
                 raise
-            return []
+            return []  # there never was such a table
+
+    def _of_family(self, family: int, request: bytes) -> list[Message]:
+        try:
+            answers = self._dump(request)
+        except Refused as error:
+            if family == wire.AF_INET or error.errno == errno.ENOENT:
+                raise
+            return []  # a kernel without IPv6 has nothing of it
         # ... or tells of those of all families it has.
         return [m for m in answers if m.body[0] == family]
 
@@ -150,6 +166,12 @@ class LinkPlane:
             self._generation += 1
 
     def _write(self, changes: Sequence[Change]) -> None:
+        steered = [change for change in changes if change.key.kind in STEERING]
+        self._send(steering.lower(steered))
+        if len(steered) < len(changes):
+            self._write_link([change for change in changes if change.key.kind not in STEERING])
+
+    def _write_link(self, changes: Sequence[Change]) -> None:
         for change in changes:
             if change.key == LINK and change.new is not None:
                 self._make_link(change)
@@ -230,8 +252,11 @@ class LinkPlane:
     def _refusal(self, change: Change, words: str, number: int) -> Refused:
         return Refused(words, number, describe(change, self.program), key=change.key)
 
-    def remove(self) -> list[str]:
-        """Take our routes and the link away, with every address on it; returns what that was, in words."""
+    def remove(self, *, steering: bool = False) -> list[str]:
+        """Take our routes and the link away, with every address on it; returns what that was, in words.
+
+        `steering`: instead of them the rules and routes for packets with a mark.
+        """
         program, self.program = self.program, {}
         try:
             objects = self.read_now()
@@ -239,9 +264,13 @@ class LinkPlane:
             self.program = program
         gone = [Change("del", key, obj, None) for key, obj in objects.items()]
         # The link last; addresses need not be asked for one by one.
-        gone = [c for c in gone if c.key.kind == "route"] + [c for c in gone if c.key == LINK]
-        self.write_now(gone)
+        order = ("rule", "table") if steering else ("route", "link")
+        self.write_now([change for kind in order for change in gone if change.key.kind == kind])
         words: list[str] = []
+        if steering:
+            return (
+                ["rules and routes for steered packets"] if any(k.kind in STEERING for k in objects) else []
+            )
         if LINK in objects:
             words.append(f"link {DEVICE} with {sum(key.kind == 'address' for key in objects)} addresses")
         if routes := sum(key.kind == "route" for key in objects):

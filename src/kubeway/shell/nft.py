@@ -13,11 +13,21 @@ import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
-from kubeway.errors import Refused, Stale
+from kubeway.errors import KubewayError, Refused, Stale
 from kubeway.planes.nft.describe import describe
 from kubeway.planes.nft.lift import lift
-from kubeway.planes.nft.lower import Parcel, lower
-from kubeway.planes.nft.objects import TABLE, Alien, Family, Set, table_key
+from kubeway.planes.nft.lower import Parcel, lower, lower_rule
+from kubeway.planes.nft.objects import (
+    TABLE,
+    Alien,
+    Family,
+    Immediate,
+    Rule,
+    Set,
+    SocketTransparent,
+    Tproxy,
+    table_key,
+)
 from kubeway.program.program import Change, Key, Object, Origin
 from kubeway.shell.aloof import aloof
 from kubeway.shell.netlink import NetlinkSocket
@@ -29,6 +39,31 @@ from kubeway.wire.nfnetlink import Batch
 
 _FAMILIES: Final[tuple[Family, ...]] = ("ip", "ip6")
 _READ_TRIES: Final = 10
+_TRIED: Final = "tried"  # a chain that never comes to be
+
+
+def probe_steering() -> str:
+    """What is missing for rules that hand packets to sockets, in one sentence; "" if nothing is.
+
+    Tried in a transaction that is checked and not made. Needs CAP_NET_ADMIN.
+    """
+    rules = {
+        "tproxy": (Immediate(0, bytes(4)), Immediate(1, bytes(2)), Tproxy(0, 1)),
+        "socket": (SocketTransparent(0),),
+    }
+    begin = [wire.new_table("ip", TABLE, b""), wire.new_chain("ip", TABLE, _TRIED, None, 0, "", b"")]
+    try:
+        with NetlinkSocket() as netlink:
+            for name, exprs in rules.items():
+                tried = Batch([*begin, lower_rule("ip", _TRIED, Rule(exprs))], ends=False)
+                for ack in netlink.transact(tried.data):
+                    if ack.errno == errno.ENOENT:
+                        return f"this kernel's nftables have no {name} (module nft_{name})"
+                    if ack.errno:
+                        return f"nftables do not take {name}: {failure(ack)}"
+    except KubewayError as error:
+        return f"nftables cannot be asked: {error}"
+    return ""
 
 
 class NftPlane:

@@ -33,7 +33,7 @@ from kubeway.values import Ip, parse_ip, parse_prefix, show_addr
 
 LoggingFormat = Literal["text", "json"]
 
-MODES: Final = ("nftables", "iptables", "ipvs")
+MODES: Final = ("nftables", "iptables", "ipvs", "userspace")
 """The modes this version has."""
 
 _UNTOUCHED: Final = ConntrackSettings(

@@ -57,6 +57,10 @@ def mode_named(name: str) -> Mode:
         from kubeway.modes.ipvs import IPVS
 
         return IPVS
+    if name == "userspace":
+        from kubeway.modes.userspace import USERSPACE
+
+        return USERSPACE
     from kubeway.modes.nftables import NFTABLES
 
     return NFTABLES
@@ -71,6 +75,8 @@ def outfit(
         return _iptables(mode, options, linker, record, backend)
     if options.mode == "ipvs":
         return _ipvs(mode, options, linker, record, backend, drain)
+    if options.mode == "userspace":
+        return _userspace(mode, linker, record)
     from kubeway.shell.nft import NftPlane
 
     plane = NftPlane(linker.origin, linker.objects)
@@ -166,3 +172,29 @@ def _ipvs(
     first = IPVS.taking_over if leads(tables.back_end) else None
     plane = Compound(planes, verify, first)
     return Outfit(mode, plane, frozenset({tables.back_end, "ipvs"}), figures)
+
+
+def _userspace(mode: Mode, linker: Linker, record: records.Recorder) -> Outfit:
+    from kubeway.modes.userspace.layout import CLASSES, LISTEN, PORTS
+    from kubeway.shell import nft
+    from kubeway.shell.link_plane import LinkPlane
+    from kubeway.shell.relay import replies
+    from kubeway.shell.relay.listeners import Listening
+    from kubeway.shell.relay.plane import RelayPlane
+    from kubeway.values import TCP, UDP
+
+    missing = [nft.probe_steering(), replies.probe()]
+    if any(missing):
+        raise Unsupported(f"mode userspace: {'; '.join(filter(None, missing))}")
+    listeners = [
+        Listening(one.list, not one.hidden, ip, PORTS[one], proto=proto)
+        for one in CLASSES
+        for ip in LISTEN.values()
+        for proto in (TCP, UDP)
+    ]
+    planes: dict[str, Plane] = {
+        "relay": RelayPlane(listeners, linker.objects, record=record),
+        "link": LinkPlane(linker.objects),
+        "nft": nft.NftPlane(linker.origin, linker.objects),
+    }
+    return Outfit(mode, Compound(planes), frozenset({"nft", "steering"}))

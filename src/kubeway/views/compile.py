@@ -27,6 +27,8 @@ from kubeway.planes.ipvs import objects as ipvs
 from kubeway.planes.link import objects as link
 from kubeway.planes.nft import fields
 from kubeway.planes.nft.objects import Element, Family, Set, set_key
+from kubeway.planes.relay import objects as relay
+from kubeway.planes.relay.text import family_of as family_of_way
 from kubeway.planes.xtables import objects as xtables
 from kubeway.planes.xtables.text import show_rule
 from kubeway.program.link import Linker, Name
@@ -116,6 +118,8 @@ def _is_of(key: Key, family: Family) -> bool:
         case ipvs.PLANE:
             # Timeouts are of both.
             return key == ipvs.TIMEOUTS or (len(key.name[0]) == 16) == (family == "ip6")
+        case relay.PLANE:
+            return family_of_way(key) == family
         case _:
             return bool(key.name[0] == family)
 

@@ -81,6 +81,9 @@ class Batch:
     and BATCH_END the one after the last. What concerns the batch as a whole (a
     stale `genid`, a failed commit) is reported under BATCH_BEGIN's.
 
+    Without `ends` there is no BATCH_END: the kernel checks every message, loads the modules it takes, and
+    lets all of it be (nfnetlink_rcv_batch in net/netfilter/nfnetlink.c; nft --check does so).
+
     Each of `messages` is one netlink message, its length a multiple of four.
     """
 
@@ -92,11 +95,12 @@ class Batch:
         genid: int | None = None,
         first: int = 1,
         subsystem: int = NFNL_SUBSYS_NFTABLES,
+        ends: bool = True,
     ) -> None:
         self._first = first + 1
         self._count = len(messages)
-        begin = _begin(subsystem, genid)
-        self.data = _numbered([begin, *messages, _end(subsystem)], first)
+        begin, end = _begin(subsystem, genid), [_end(subsystem)] if ends else []
+        self.data = _numbered([begin, *messages, *end], first)
 
     def index_of(self, sequence: int) -> int | None:
         """Which of the messages bears this number; None for the batch's own begin and end."""

@@ -55,8 +55,14 @@ TYPE_VERDICT: Final = 0xFFFFFF00
 DROP, ACCEPT, CONTINUE, BREAK, JUMP, GOTO, RETURN = 0, 1, -1, -2, -3, -4, -5
 
 HOOKS: Final = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}
-META: Final = {"mark": 3, "priority": 2, "iifname": 6, "l4proto": 16}
-CT: Final = {"state": 0, "status": 2}
+META: Final = {"mark": 3, "priority": 2, "iifname": 6, "l4proto": 16, "iifkind": 26}
+CT: Final = {"state": 0, "direction": 1, "status": 2, "mark": 3}
+CT_SRC: Final = {"ip": 19, "ip6": 21}  # NFT_CT_SRC_IP, NFT_CT_SRC_IP6
+CT_ORIGINAL: Final = 0  # IP_CT_DIR_ORIGINAL
+# How a destination is written: where it is, its bytes; the checksum's kind and place in the IP header; and
+# that the checksum behind it, which counts addresses in, is to be set right (NFT_PAYLOAD_L4CSUM_PSEUDOHDR).
+DADDR_SET: Final = {"ip": (16, 4, 1, 10, 1), "ip6": (24, 16, 0, 0, 1)}
+SOCKET_TRANSPARENT: Final = 0
 FIB_TYPE: Final = 3  # NFT_FIB_RESULT_ADDRTYPE
 FIB_SADDR, FIB_DADDR = 1, 2
 PAYLOAD_BASE: Final = {"network": 1, "transport": 2}
@@ -229,6 +235,32 @@ def meta_set(reg: int, key: str) -> bytes:
 
 def ct(reg: int, key: str) -> bytes:
     return expression("ct", be32(1, register(reg)), be32(2, CT[key]))
+
+
+def ct_set(reg: int, key: str) -> bytes:
+    return expression("ct", be32(2, CT[key]), be32(4, register(reg)))
+
+
+def ct_original_saddr(family: str, reg: int) -> bytes:
+    return expression("ct", be32(1, register(reg)), be32(2, CT_SRC[family]), attr(3, bytes([CT_ORIGINAL])))
+
+
+def daddr_set(family: str, reg: int) -> bytes:
+    numbers = zip((3, 4, 6, 7, 8), DADDR_SET[family], strict=True)
+    return expression(
+        "payload",
+        be32(5, register(reg)),
+        be32(2, PAYLOAD_BASE["network"]),
+        *(be32(attribute, number) for attribute, number in numbers),
+    )
+
+
+def socket_transparent(reg: int) -> bytes:
+    return expression("socket", be32(1, SOCKET_TRANSPARENT), be32(2, register(reg)))
+
+
+def tproxy(family: str, ip: int, port: int) -> bytes:
+    return expression("tproxy", be32(1, FAMILIES[family]), be32(2, register(ip)), be32(3, register(port)))
 
 
 def fib(reg: int, of: str) -> bytes:

@@ -1,10 +1,11 @@
 """
-Links, addresses and routes of this network namespace: how to ask for them, make them and read them.
+Links, addresses, routes and routing rules of this network namespace: how to ask for them, make them and read
+them.
 
 What they are for is not known here. Local routes are the ones that are made: which addresses are this
 node's, and what source its own packets to them have.
 
-Source: include/uapi/linux/rtnetlink.h, if_link.h, if_addr.h.
+Source: include/uapi/linux/rtnetlink.h, if_link.h, if_addr.h, fib_rules.h.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ RTM_GETADDR: Final = 22
 RTM_NEWROUTE: Final = 24
 RTM_DELROUTE: Final = 25
 RTM_GETROUTE: Final = 26
+RTM_NEWRULE: Final = 32
+RTM_DELRULE: Final = 33
+RTM_GETRULE: Final = 34
 
 IFLA_IFNAME: Final = 3
 IFLA_LINKINFO: Final = 18
@@ -64,6 +68,15 @@ RT_SCOPE_HOST: Final = 254
 RTN_LOCAL: Final = 2
 RTPROT_KERNEL: Final = 2
 
+FRA_PRIORITY: Final = 6
+FRA_FWMARK: Final = 10
+FRA_SUPPRESS_PREFIXLEN: Final = 14
+FRA_TABLE: Final = 15
+FRA_FWMASK: Final = 16
+FRA_PROTOCOL: Final = 21
+FR_ACT_TO_TBL: Final = 1
+FIB_RULE_INVERT: Final = 2
+
 AF_INET: Final = 2
 AF_INET6: Final = 10
 
@@ -74,12 +87,15 @@ LOOPBACK: Final = 1
 GROUP_LINK: Final = 1 << 0
 GROUP_V4_ADDRESS: Final = 1 << 4
 GROUP_V4_ROUTE: Final = 1 << 6
+GROUP_V4_RULE: Final = 1 << 7
+GROUP_V6_RULE: Final = 1 << 18
 GROUP_V6_ADDRESS: Final = 1 << 8
 GROUP_V6_ROUTE: Final = 1 << 10
 
 _IFINFOMSG: Final = Struct("=BxHiII")  # family, hardware type, index, flags, which of them to change
 _IFADDRMSG: Final = Struct("=BBBBI")  # family, prefix length, flags, scope, interface
 _RTMSG: Final = Struct("=8BI")  # family, lengths, tos, table, protocol, scope, type, flags
+_RULE_HDR: Final = Struct("=8BI")  # family, lengths, tos, table, two unused, action, flags
 _U32: Final = Struct("=I")
 _SIZES: Final = {AF_INET: 4, AF_INET6: 16}
 _FAMILIES: Final = {size: family for family, size in _SIZES.items()}
@@ -114,6 +130,19 @@ class Route(NamedTuple):
     metric: int
     link: int
     source: Ip | None
+
+
+class Rule(NamedTuple):
+    """Packets with this mark under this mask go by this table. `plain`: so do all of them, whatever else
+    they are."""
+
+    family: int
+    priority: int
+    mark: int
+    mask: int
+    table: int
+    protocol: int
+    plain: bool
 
 
 # --- links ----------------------------------------------------------------------------
@@ -206,13 +235,13 @@ def read_address(m: Message) -> Address | None:
 # --- routes ---------------------------------------------------------------------------
 
 
-def local_routes_request(family: int) -> bytes:
-    """Ask for the routes of AF_INET or AF_INET6 in table local.
+def routes_request(family: int, table: int = RT_TABLE_LOCAL) -> bytes:
+    """Ask for the routes of AF_INET or AF_INET6 in a table; ENOENT if nothing was ever in it.
 
     A socket that asks strictly (NETLINK_GET_STRICT_CHK, kernel 4.20) is told of no others; any other
     is told of all routes there are.
     """
-    head = _RTMSG.pack(family, 0, 0, 0, RT_TABLE_LOCAL, 0, 0, 0, 0)
+    head = _RTMSG.pack(family, 0, 0, 0, table, 0, 0, 0, 0)
     return message(RTM_GETROUTE, NLM_F_REQUEST | NLM_F_DUMP, head)
 
 
@@ -229,6 +258,23 @@ def replace_local(ip: Ip, link: int, source: Ip, protocol: int, metric: int) -> 
 def del_local(ip: Ip, link: int, source: Ip | None, protocol: int) -> bytes:
     """Delete the first local route to `ip` that is like this; ESRCH if there is none. None: of any source."""
     return _route(RTM_DELROUTE, 0, ip, link, source, protocol)
+
+
+def new_homeward(family: int, table: int, protocol: int) -> bytes:
+    """By this table everything is local; EEXIST if it is."""
+    return _homeward(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, family, table, protocol)
+
+
+def del_homeward(family: int, table: int, protocol: int) -> bytes:
+    """ESRCH if there is no such route."""
+    return _homeward(RTM_DELROUTE, 0, family, table, protocol)
+
+
+def _homeward(kind: int, flags: int, family: int, table: int, protocol: int) -> bytes:
+    scope = RT_SCOPE_HOST if family == AF_INET else RT_SCOPE_UNIVERSE
+    head = _RTMSG.pack(family, 0, 0, 0, table, protocol, scope, RTN_LOCAL, 0)
+    everything = attr(RTA_DST, bytes(4 if family == AF_INET else 16))
+    return message(kind, NLM_F_REQUEST | flags, head + everything + attr(RTA_OIF, _U32.pack(LOOPBACK)))
 
 
 def _route(
@@ -269,6 +315,60 @@ def read_route(m: Message) -> Route | None:
     )
 
 
+# --- rules ----------------------------------------------------------------------------
+
+
+def rules_request(family: int) -> bytes:
+    """Ask for the routing rules of AF_INET or AF_INET6."""
+    return message(RTM_GETRULE, NLM_F_REQUEST | NLM_F_DUMP, _RULE_HDR.pack(family, *[0] * 8))
+
+
+def new_rule(rule: Rule) -> bytes:
+    """EEXIST if there is one like it. The table is one below 256."""
+    return _rule(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, FR_ACT_TO_TBL, rule)
+
+
+def del_rule(rule: Rule) -> bytes:
+    """Delete the first rule of this priority, mark and table, whatever else it asks for; ENOENT if there is
+    none."""
+    return _rule(RTM_DELRULE, 0, 0, rule)
+
+
+def _rule(kind: int, flags: int, action: int, rule: Rule) -> bytes:
+    head = _RULE_HDR.pack(rule.family, 0, 0, 0, rule.table & 0xFF, 0, 0, action, 0)
+    numbers = (FRA_PRIORITY, rule.priority), (FRA_FWMARK, rule.mark), (FRA_FWMASK, rule.mask)
+    body = b"".join(attr(number, _U32.pack(value)) for number, value in numbers)
+    return message(kind, NLM_F_REQUEST | flags, head + body + attr(FRA_PROTOCOL, bytes([rule.protocol])))
+
+
+_PLAIN: Final = {FRA_PRIORITY, FRA_FWMARK, FRA_FWMASK, FRA_TABLE, FRA_PROTOCOL}
+
+
+def read_rule(m: Message) -> Rule | None:
+    """The rule in one answer or event; None if it is of another family, or leads to no table."""
+    if m.kind not in (RTM_NEWRULE, RTM_DELRULE) or len(m.body) < _RULE_HDR.size:
+        raise _unexpected(m, "a rule")
+    family, *lengths, tos, table, _, _, action, flags = _RULE_HDR.unpack_from(m.body)
+    if family not in _SIZES or action != FR_ACT_TO_TBL:
+        return None
+    known = fields(m.body[_RULE_HDR.size :])
+    priority, mark, mask = (known.get(n) for n in (FRA_PRIORITY, FRA_FWMARK, FRA_FWMASK))
+    wide, protocol = known.get(FRA_TABLE), known.get(FRA_PROTOCOL)
+    # The kernel tells of this one always; that it suppresses nothing is -1.
+    suppress = known.get(FRA_SUPPRESS_PREFIXLEN)
+    idle = {FRA_SUPPRESS_PREFIXLEN} if suppress is not None and _number(suppress) == 0xFFFFFFFF else set()
+    more = known.keys() - _PLAIN - idle
+    return Rule(
+        family,
+        0 if priority is None else _number(priority),
+        0 if mark is None else _number(mark),
+        0 if mask is None else _number(mask),
+        table if wide is None else _number(wide),
+        protocol[0] if protocol else 0,
+        not (more or tos or any(lengths) or flags & FIB_RULE_INVERT),
+    )
+
+
 # --- events ---------------------------------------------------------------------------
 
 _SIEVE: Final = Struct("=HBBI")  # struct sock_filter: code, jump if true, if false, value
@@ -276,22 +376,24 @@ _LOAD, _EQUAL, _RETURN = 0x30, 0x15, 0x06  # BPF_LD|B|ABS, BPF_JMP|JEQ|K, BPF_RE
 _LOW: Final = 4 if byteorder == "little" else 5  # where the lower byte of nlmsg_type is
 _TABLE: Final = 16 + 4  # where rtm_table is
 
-ONLY_LOCAL_ROUTES: Final = b"".join(
-    _SIEVE.pack(*step)
-    for step in (
+
+def only_routes_of(*tables: int) -> bytes:
+    """A filter for a socket of events: of routes, only those of these tables, which are below 256
+    (include/uapi/linux/filter.h).
+
+    A node whose routes are many and move often would otherwise fill it with what nobody asked for.
+    """
+    last = len(tables) - 1
+    steps = (
         (_LOAD, 0, 0, _LOW),
         (_EQUAL, 1, 0, RTM_NEWROUTE),
-        (_EQUAL, 0, 2, RTM_DELROUTE),
+        (_EQUAL, 0, 2 + last, RTM_DELROUTE),
         (_LOAD, 0, 0, _TABLE),
-        (_EQUAL, 0, 1, RT_TABLE_LOCAL),
+        *((_EQUAL, last - n, n == last, table) for n, table in enumerate(tables)),
         (_RETURN, 0, 0, 0xFFFFFFFF),
         (_RETURN, 0, 0, 0),
     )
-)
-"""A filter for a socket of events: of routes, only those of table local (include/uapi/linux/filter.h).
-
-A node whose routes are many and move often would otherwise fill it with what nobody asked for.
-"""
+    return b"".join(_SIEVE.pack(*step) for step in steps)
 
 
 def _ip(value: memoryview | bytes, size: int) -> Ip:

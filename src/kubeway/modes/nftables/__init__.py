@@ -18,7 +18,9 @@ the packet's priority, because a rule of nft cannot hand a map's value to anothe
 The layout is explained with pictures in docs/theory/nft.md. The meaning of it all is
 the model's (`kubeway.model.oracle`); the laws compare the two.
 
-    layout   names of fields, how keys are packed, ids of endpoints
+What it shares with userspace mode is in `kubeway.modes.maps`.
+
+    layout   slots, ids of endpoints
     base     tables, sets and chains that are there even with no service
     classes  the chains that service ports of one class share
     mode     what one service port adds; where a packet can end

@@ -7,32 +7,12 @@ from __future__ import annotations
 from typing import Final
 
 from kubeway.model.node import FamilyView
-from kubeway.modes.nftables.layout import (
-    ID_SIGN,
-    ID_SIGN_MASK,
-    NODE_PORT_FRONT,
-    PRESENT,
-    SLOT_FIELD,
-    Words,
-)
+from kubeway.modes.maps import doors
+from kubeway.modes.maps.layout import NODE_PORT_FRONT, Words
+from kubeway.modes.nftables.layout import ID_SIGN, ID_SIGN_MASK, SLOT_FIELD
 from kubeway.planes.nft import build as b
-from kubeway.planes.nft.objects import (
-    Chain,
-    Drop,
-    Masquerade,
-    Reject,
-    Rule,
-    Rules,
-    Set,
-    Table,
-    chain_key,
-    element_key,
-    rules_key,
-    set_key,
-    table_key,
-)
+from kubeway.planes.nft.objects import Chain, Masquerade, Rule, Set
 from kubeway.program.program import Key, Object
-from kubeway.values import parse_prefix
 
 _AFFINITY_SIZE: Final = 262_144
 _AFFINITY_TIMEOUT: Final = 10_800_000
@@ -40,31 +20,13 @@ _AFFINITY_TIMEOUT: Final = 10_800_000
 
 def base(words: Words, view: FamilyView, mark: int) -> dict[Key, Object]:
     """Of one family; `mark` is the bit that means masquerade."""
-    family = words.family
-    objects: dict[Key, Object] = {table_key(family): Table("Services, by kubeway")}
-    for name, content in _sets(words).items():
-        objects[set_key(family, name)] = content
-    for name, (chain, rules) in _base_chains(words, view, mark).items():
-        objects[chain_key(family, name)] = chain
-        objects[rules_key(family, name)] = Rules(tuple(rules))
-    for ip in view.node_ports or ():
-        objects[element_key(family, "nodeport-ips", ip)] = PRESENT
-    return objects
+    chains = _base_chains(words, view, mark) | doors.chains(words, view)
+    return doors.objects(words, view, doors.sets(words) | _sets(words), chains)
 
 
 def _sets(words: Words) -> dict[str, Set]:
     front, target = words.front, (words.daddr, "th dport")
-    sets = {
-        "services": Set(front, verdicts=True, comment="ways in: cluster, external and load-balancer IPs"),
-        "nodeports": Set(NODE_PORT_FRONT, verdicts=True, comment="ways in: node ports"),
-        "nodeport-ips": Set((words.daddr,), comment="addresses that accept node ports"),
-        "cluster-ips": Set((words.daddr,), comment="cluster IPs in use"),
-        "no-endpoint-services": Set(front, verdicts=True, comment="nobody to send to"),
-        "no-endpoint-nodeports": Set(NODE_PORT_FRONT, verdicts=True, comment="nobody to send to"),
-        "firewalled": Set(front, comment="only for clients in @allowed"),
-        "allowed": Set((*front, words.saddr), ranges=True, comment="load-balancer source ranges"),
-        "hairpin": Set((words.saddr, *front), comment="endpoints here that may meet themselves"),
-    }
+    sets = {"hairpin": Set((words.saddr, *front), comment="endpoints here that may meet themselves")}
     for maps, key in (("", front), ("nodeport-", NODE_PORT_FRONT)):
         sets |= {
             maps + "endpoints": Set((*key, SLOT_FIELD), target, comment="by slot"),
@@ -85,7 +47,6 @@ def _sets(words: Words) -> dict[str, Set]:
 def _base_chains(words: Words, view: FamilyView, mark: int) -> dict[str, tuple[Chain, list[Rule]]]:
     front = words.front
     new = b.new_flow()
-    to_node = _to_node(words, view)
     # What has been sent to an endpoint has met its fate, even if somebody claims that
     # endpoint's address for a Service of his own.
     astray = (*new, *b.untranslated())
@@ -105,7 +66,10 @@ def _base_chains(words: Words, view: FamilyView, mark: int) -> dict[str, tuple[C
             Chain("filter", "input", 0),
             [
                 no_endpoints,
-                b.rule(astray, to_node, b.vmap(NODE_PORT_FRONT, "no-endpoint-nodeports")),
+                *(
+                    b.rule(astray, to_node, b.vmap(NODE_PORT_FRONT, "no-endpoint-nodeports"))
+                    for to_node in doors.to_node(words, view)
+                ),
             ],
         ),
         "filter-forward": (Chain("filter", "forward", 0), [forget_id, no_endpoints, unowned]),
@@ -119,40 +83,4 @@ def _base_chains(words: Words, view: FamilyView, mark: int) -> dict[str, tuple[C
                 b.rule(b.translated(), hairpin, Masquerade(), comment="a client that met itself"),
             ],
         ),
-        "firewall": (
-            Chain(),
-            [
-                b.rule(
-                    b.in_set(front, "firewalled"),
-                    b.in_set((*front, words.saddr), "allowed", invert=True),
-                    Drop(),
-                )
-            ],
-        ),
-        "dispatch": (
-            Chain(),
-            [
-                b.rule(b.vmap(front, "services")),
-                b.rule(to_node, b.vmap(NODE_PORT_FRONT, "nodeports")),
-            ],
-        ),
-        "no-endpoints": (Chain(), [b.rule(b.vmap(front, "no-endpoint-services"))]),
-        "unowned": (
-            Chain(),
-            [
-                b.rule(b.in_set((words.daddr,), "cluster-ips"), Reject(), comment="no such port"),
-                *(
-                    b.rule(b.prefix(words.daddr, cidr), Drop(), comment="no such cluster IP")
-                    for cidr in view.service_cidrs
-                ),
-            ],
-        ),
-        "reject-it": (Chain(), [b.rule(Reject())]),
     }
-
-
-def _to_node(words: Words, view: FamilyView) -> b.Phrase:
-    """The packet's destination is an address that accepts node ports."""
-    if view.node_ports is not None:
-        return b.in_set((words.daddr,), "nodeport-ips")
-    return (*b.local("daddr"), *b.prefix(words.daddr, parse_prefix(words.loopback), "!="))

@@ -8,16 +8,10 @@ from typing import Literal
 
 from msgspec import Struct
 
-from kubeway.model.node import Detector, NodeView
-from kubeway.modes.nftables.layout import (
-    ID_LOCAL,
-    ID_SIGN,
-    ID_SIGN_MASK,
-    LOCAL_SLOTS,
-    NODE_PORT_FRONT,
-    SLOT_FIELD,
-    Words,
-)
+from kubeway.model.node import NodeView
+from kubeway.modes.maps.doors import from_pod
+from kubeway.modes.maps.layout import NODE_PORT_FRONT, Words
+from kubeway.modes.nftables.layout import ID_LOCAL, ID_SIGN, ID_SIGN_MASK, LOCAL_SLOTS, SLOT_FIELD
 from kubeway.planes.nft import build as b
 from kubeway.planes.nft.objects import Chain, Numgen, Rule, Rules, chain_key, rules_key
 from kubeway.program.program import Key, Object
@@ -58,7 +52,7 @@ def class_chains(way: Way, words: Words, view: NodeView) -> dict[Key, Object]:
         if view.masquerade_all:
             rules.append(b.rule(mark, comment="masquerade all"))
         elif detector is not None:
-            outside = _from_pod(words, detector, "!=")
+            outside = from_pod(words, detector, "!=")
             rules.append(b.rule(outside, mark, comment="masquerade what is no pod of this cluster"))
         rules.append(b.rule(b.goto(everyone)))
     elif way.local is None:
@@ -66,7 +60,7 @@ def class_chains(way: Way, words: Words, view: NodeView) -> dict[Key, Object]:
     else:
         rules = []
         if detector is not None:
-            pods = _from_pod(words, detector, "==")
+            pods = from_pod(words, detector, "==")
             rules.append(b.rule(pods, b.goto(everyone), comment="pods may use every endpoint"))
         own = b.local("saddr")
         rules.append(b.rule(own, mark, comment="masquerade what this node sends"))
@@ -81,12 +75,6 @@ def class_chains(way: Way, words: Words, view: NodeView) -> dict[Key, Object]:
         objects[chain_key(words.family, name)] = Chain()
         objects[rules_key(words.family, name)] = content
     return objects
-
-
-def _from_pod(words: Words, detector: Detector, op: Literal["==", "!="]) -> b.Phrase:
-    if detector.prefix is not None:
-        return b.prefix(words.saddr, detector.prefix, op)
-    return b.interface(detector.interface, detector.kind == "interface-prefix", op)
 
 
 def _pick(words: Words, maps: str, count: int, first: int, affinity: int) -> Rules:

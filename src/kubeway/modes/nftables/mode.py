@@ -8,31 +8,19 @@ from collections.abc import Mapping
 from sys import byteorder
 from typing import Final, Literal
 
-from kubeway.model.forward import Endpoint, Forward, Frontend
+from kubeway.model.forward import Endpoint, Forward
 from kubeway.model.node import FamilyView, NodeView
 from kubeway.model.packet import Fates, Packet
+from kubeway.modes.maps.layout import PRESENT, WORDS, pack_front, pack_port
+from kubeway.modes.maps.ways import Served, ways
 from kubeway.modes.nftables.base import base
 from kubeway.modes.nftables.classes import Way, class_chains
-from kubeway.modes.nftables.layout import (
-    ID_LOCAL,
-    LOCAL_SLOTS,
-    PRESENT,
-    WORDS,
-    ids,
-    pack_front,
-    pack_port,
-    pack_slot,
-)
+from kubeway.modes.nftables.layout import ID_LOCAL, LOCAL_SLOTS, ids, pack_slot
 from kubeway.planes.nft import build as b
 from kubeway.planes.nft.fates import fates as walk
-from kubeway.planes.nft.objects import KINDS, PLANE, Drop, Element, Family, Goto, Return, element_key
+from kubeway.planes.nft.objects import KINDS, PLANE, Element, Family, Goto, element_key
 from kubeway.program.program import Fragment, Key, Object, Origin
 from kubeway.values import family_of
-
-_MAX_COMMENT: Final = 127
-_REJECT: Final = Goto("reject-it")
-_DROP: Final = Drop()
-_NOBODY: Final = Return()
 
 
 class NftablesMode:
@@ -60,42 +48,14 @@ class NftablesMode:
         words = WORDS[forward.family]
         family = words.family
         objects: dict[Key, Object] = {}
-        comment = str(forward.name)[:_MAX_COMMENT]
-        for frontend in forward.frontends:
-            external = frontend.kind != "ClusterIP"
-            by_local = forward.external_local if external else forward.internal_local
-            applies = forward.local if by_local else forward.cluster
-            if frontend.ip is None:
-                front = pack_front(forward.proto, frontend.port)
-                maps = "nodeport-"
-                into, refused = "nodeports", "no-endpoint-nodeports"
-            else:
-                front = frontend.ip + pack_front(forward.proto, frontend.port)
-                maps = ""
-                into, refused = "services", "no-endpoint-services"
-                if not external:
-                    objects[element_key(family, "cluster-ips", frontend.ip)] = PRESENT
-            if frontend.sources is not None:
-                objects[element_key(family, "firewalled", front)] = Element(comment=comment)
-                for source in frontend.sources:
-                    key = element_key(family, "allowed", front + source.ip)
-                    objects[key] = Element(end=front + source.last)
-            if not applies:
-                verdict = _DROP if forward.usable else _REJECT
-                objects[element_key(family, refused, front)] = Element(verdict, comment=comment)
-            # Behind a Local policy, pods and this node itself are served by all endpoints.
-            served = forward.usable if external else bool(applies)
-            if not served:
-                if frontend.ip is not None:
-                    # The address keeps its port: no node port of that number steps in.
-                    objects[element_key(family, into, front)] = Element(_NOBODY, comment=comment)
-                continue
-            way, lists = _way(frontend, forward, external, by_local)
+        for one in ways(objects, forward, words):
+            maps = "nodeport-" if one.frontend.ip is None else ""
+            way, lists = _way(one, forward)
             verdict_to, chains = self._class(way, forward.family, view)
-            objects[element_key(family, into, front)] = Element(verdict_to, comment=comment)
+            objects[one.key] = Element(verdict_to, comment=one.comment)
             objects.update(chains)
             for endpoints, first in lists:
-                _list(objects, family, maps, front, endpoints, first, bool(forward.affinity))
+                _list(objects, family, maps, one.front, endpoints, first, bool(forward.affinity))
         for endpoints in (forward.cluster, forward.local):
             for endpoint in endpoints:
                 if endpoint.local:
@@ -136,19 +96,17 @@ class NftablesMode:
 NFTABLES: Final = NftablesMode()
 
 
-def _way(
-    frontend: Frontend, forward: Forward, external: bool, by_local: bool
-) -> tuple[Way, list[tuple[tuple[Endpoint, ...], int]]]:
-    """The class of a frontend, and the lists of endpoints with their first slots."""
-    if not external:
-        endpoints = forward.local if by_local else forward.cluster
+def _way(one: Served, forward: Forward) -> tuple[Way, list[tuple[tuple[Endpoint, ...], int]]]:
+    """The class of a way in, and the lists of endpoints with their first slots."""
+    if not one.external:
+        endpoints = forward.local if one.by_local else forward.cluster
         return Way("cluster-ip", len(endpoints), None, forward.affinity), [(endpoints, 0)]
-    front: Literal["external", "nodeport"] = "nodeport" if frontend.ip is None else "external"
+    front: Literal["external", "nodeport"] = "nodeport" if one.frontend.ip is None else "external"
     lists = [(forward.cluster, 0)]
-    if by_local:
+    if one.by_local:
         lists.append((forward.local, LOCAL_SLOTS))
-    way = Way(front, len(forward.cluster), len(forward.local) if by_local else None, forward.affinity)
-    return way, lists
+    local = len(forward.local) if one.by_local else None
+    return Way(front, len(forward.cluster), local, forward.affinity), lists
 
 
 def _list(

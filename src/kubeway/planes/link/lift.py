@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Final
 
+from kubeway.planes.link import steering
 from kubeway.planes.link.objects import (
     LINK,
     METRIC,
@@ -38,10 +39,12 @@ def lift(
     addresses: Iterable[Message],
     routes: Iterable[Message],
     wanted: Mapping[Key, Object],
+    rules: Iterable[Message] = (),
 ) -> dict[Key, Object]:
-    """`routes`: of each family, in the kernel's order. A link of somebody else's is only told of if it is in
-    the way of what is `wanted`."""
-    objects: dict[Key, Object] = {}
+    """`routes`: of each family, in the kernel's order, those of our own table last. A link of somebody
+    else's is only told of if it is in the way of what is `wanted`."""
+    routes = list(routes)
+    objects: dict[Key, Object] = dict(steering.lift(rules, routes))
     index = 0
     if is_ours(link):
         objects[LINK] = _DUMMY

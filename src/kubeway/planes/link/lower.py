@@ -1,5 +1,5 @@
 """
-Changes to requests: what to send, for which change, and which refusals of it are well.
+Changes to the link, its addresses and routes to requests.
 
 Requests are no transaction: one that is refused does not keep the next from being done. So they come in three
 lots, each to be sent when the one before was taken: what is made and deleted (`lower`), what that replaces
@@ -8,9 +8,7 @@ lots, each to be sent when the one before was taken: what is made and deleted (`
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Container, Iterable, Iterator
-from typing import Final, NamedTuple
 
 from kubeway.planes.link.objects import (
     DEVICE,
@@ -24,22 +22,11 @@ from kubeway.planes.link.objects import (
     address_key,
     route_key,
 )
+from kubeway.planes.link.parcel import GONE, THERE, Parcel
 from kubeway.program.program import Change, Key, Object
 from kubeway.values import Ip
 from kubeway.wire import rtnetlink as wire
 from kubeway.wire.rtnetlink import LOOPBACK, RTPROT_KERNEL
-
-# What is there is as good as new, and what is gone is gone: every change is safe to repeat.
-THERE: Final = frozenset({errno.EEXIST})
-GONE: Final = frozenset({errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENODEV})
-
-
-class Parcel(NamedTuple):
-    """One request. `well`: error numbers that mean that it was done before."""
-
-    change: Change
-    data: bytes
-    well: frozenset[int]
 
 
 def lower_link(change: Change) -> Parcel:

@@ -13,27 +13,45 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Final
 
+from kubeway.planes.link import steering
 from kubeway.planes.link.lift import is_host_route, is_kernels, is_odd
-from kubeway.planes.link.objects import DEVICE, LINK, PROTOCOL, Address, address_key, place, route_key
+from kubeway.planes.link.objects import (
+    DEVICE,
+    LINK,
+    PROTOCOL,
+    Address,
+    address_key,
+    place,
+    route_key,
+    table_key,
+)
 from kubeway.program.program import Change, Key, Object
-from kubeway.values import Ip
+from kubeway.values import V4, V6, Ip
 from kubeway.wire import rtnetlink as wire
 from kubeway.wire.netlink import Message
 from kubeway.wire.rtnetlink import (
     GROUP_LINK,
     GROUP_V4_ADDRESS,
     GROUP_V4_ROUTE,
+    GROUP_V4_RULE,
     GROUP_V6_ADDRESS,
     GROUP_V6_ROUTE,
+    GROUP_V6_RULE,
     RTM_DELADDR,
     RTM_DELLINK,
     RTM_DELROUTE,
+    RTM_DELRULE,
     RTM_NEWADDR,
     RTM_NEWROUTE,
     RTPROT_KERNEL,
 )
 
-GROUPS: Final = GROUP_LINK | GROUP_V4_ADDRESS | GROUP_V6_ADDRESS | GROUP_V4_ROUTE | GROUP_V6_ROUTE
+GROUPS: Final = (
+    GROUP_LINK
+    | (GROUP_V4_ADDRESS | GROUP_V6_ADDRESS)
+    | (GROUP_V4_ROUTE | GROUP_V6_ROUTE)
+    | (GROUP_V4_RULE | GROUP_V6_RULE)
+)
 """What a socket has to listen to."""
 
 _AF_UNSPEC: Final = b"\0"
@@ -114,6 +132,8 @@ class News:
         match event.kind:
             case wire.RTM_NEWROUTE | wire.RTM_DELROUTE:
                 return self._is_route_news(event)
+            case wire.RTM_NEWRULE | wire.RTM_DELRULE:
+                return event.port != self._port and self._is_rule_news(event)
             case wire.RTM_NEWADDR | wire.RTM_DELADDR:
                 return event.port != self._port and self._is_address_news(event)
             case wire.RTM_NEWLINK | wire.RTM_DELLINK:
@@ -149,11 +169,22 @@ class News:
         there = address.length in held.odd if is_odd(address) else len(address.ip) * 8 not in held.odd
         return there == (event.kind == RTM_DELADDR)
 
+    def _is_rule_news(self, event: Message) -> bool:
+        rule = wire.read_rule(event)
+        if rule is None or rule.protocol != PROTOCOL:
+            return False
+        key = steering.key_of(rule)
+        held = self._holds(key) and rule == steering.wanted(key)
+        return held == (event.kind == RTM_DELRULE) or self._known is None
+
     def _is_route_news(self, event: Message) -> bool:
         mine = event.port == self._port
         if mine and event.kind == RTM_NEWROUTE:
             return False
         route = wire.read_route(event)
+        if route is not None and steering.is_homeward(route):
+            held = self._holds(table_key(V4 if len(route.ip) == 4 else V6))
+            return not mine and held == (event.kind == RTM_DELROUTE)
         if route is None or not is_host_route(route):
             return False
         if route.protocol != RTPROT_KERNEL:

@@ -1,5 +1,6 @@
 """
-What the link plane holds: one link, addresses on it, and which source the node's own packets to them have.
+What the link plane holds: one link, addresses on it, and which source the node's own packets to them have;
+and which packets are for this node wherever they are sent, by their mark.
 
 A packet to an address of a Service is to come by the hook LOCAL_IN, where the kernel's ipvs waits for it; so
 the address has to be this node's. It is that on a dummy link, which leads nowhere and answers no ARP. The
@@ -16,10 +17,11 @@ from typing import Final
 from msgspec import Struct
 
 from kubeway.program.program import Change, Key, Object
-from kubeway.values import Ip, family_of, host_prefix, show_ip
+from kubeway.values import V4, V6, Ip, family_of, host_prefix, show_ip
+from kubeway.wire import rtnetlink as wire
 
 PLANE: Final = "link"
-KINDS: Final = ("link", "route", "address")
+KINDS: Final = ("link", "route", "address", "table", "rule")
 """Ground first: with the address the kernel makes a route of its own, and who sends while there is no other
 bears the Service's address, which may be let in where his own is not."""
 
@@ -33,6 +35,12 @@ PROTOCOL: Final = 117
 
 METRIC: Final = 1024
 """Of our routes of IPv6; it is the kernel's for routes that ask for none (IP6_RT_PRIO_USER)."""
+
+TABLE: Final = 117
+"""The routing table by which everything is for this node; /etc/iproute2/rt_tables gives it to nobody."""
+
+PRIORITY: Final = 1
+"""Of our rules: just after table local (0), before all that others have rules for."""
 
 RIGID: Final[frozenset[str]] = frozenset()
 """Kinds whose objects cannot be changed in place: none."""
@@ -74,6 +82,32 @@ class Mixed(Struct, frozen=True):
     sources: tuple[Ip, ...]
 
 
+class Homeward(Struct, frozen=True):
+    """All that is routed by our table is for this node: a local route to everything, on loopback."""
+
+
+class Rule(Struct, frozen=True):
+    """Packets whose mark has this bit are routed by our table (fwmark, before all others' rules).
+
+    `odd` is only ever read: rules of ours for that mark that stand elsewhere, lead elsewhere or ask for more.
+    """
+
+    odd: tuple[wire.Rule, ...] = ()
+
+
+def table_key(family: int) -> Key:
+    """`family` is 4 or 6."""
+    return Key(PLANE, "table", (family,))
+
+
+def rule_key(family: int, mark: int) -> Key:
+    return Key(PLANE, "rule", (family, mark))
+
+
+STEERING: Final = frozenset({"table", "rule"})
+"""Kinds that have nothing to do with the link."""
+
+
 def address_key(ip: Ip) -> Key:
     return Key(PLANE, "address", (ip,))
 
@@ -89,18 +123,36 @@ def family_name(key: Key) -> str | None:
     """The family of packets that the object is about, as planes with families call it; None: of both."""
     if key == LINK:
         return None
+    if key.kind in STEERING:
+        return "ip" if key.name[0] == V4 else "ip6"
     return "ip" if family_of(key.name[0]) == 4 else "ip6"
 
 
 def show(objects: Mapping[Key, Object], family: str | None = None) -> str:
     """A line for each object, in the tool's words, as a comment: restore tools read it over."""
     keys = [key for key in objects if key.plane == PLANE]
-    ordered = sorted(keys, key=lambda key: (KINDS.index(key.kind), len(key.name[0]), key.name[0]))
+    ordered = sorted(keys, key=_order)
     chosen = [key for key in ordered if family is None or family_name(key) in (None, family)]
     return "".join(f"# ip {_line(key, objects[key])}\n" for key in chosen)
 
 
+def _order(key: Key) -> tuple[int, ...]:
+    name = key.name[0]
+    kind = KINDS.index(key.kind)
+    return (kind, *key.name) if key.kind in STEERING else (kind, len(name), *(name if key != LINK else ()))
+
+
+def _steering_line(key: Key) -> str:
+    family = "-6 " if key.name[0] == V6 else ""
+    if key.kind == "table":
+        return f"{family}route add local default dev lo table {TABLE} proto {PROTOCOL}"
+    mark = f"{key.name[1]:#x}/{key.name[1]:#x}"
+    return f"{family}rule add priority {PRIORITY} fwmark {mark} lookup {TABLE} protocol {PROTOCOL}"
+
+
 def _line(key: Key, obj: Object) -> str:
+    if key.kind in STEERING:
+        return _steering_line(key)
     if not isinstance(key.name[0], bytes):
         return f"link add {DEVICE} type dummy"
     ip = Ip(key.name[0])
@@ -129,6 +181,10 @@ def describe_key(key: Key, program: Mapping[Key, Object]) -> str:
             return f"link {DEVICE}"
         case "address":
             return f"address {show_ip(key.name[0])} on {DEVICE}"
+        case "table":
+            return f"local route to everything of IPv{key.name[0]} in table {TABLE}"
+        case "rule":
+            return f"rule of IPv{key.name[0]} that mark {key.name[1]:#x} leads to table {TABLE}"
         case _:
             return f"local route to {show_ip(key.name[0])}"
 
@@ -144,5 +200,6 @@ def place(key: Key) -> Key | None:
 
 
 def references(key: Key, obj: Object) -> Iterator[Key]:
-    """The objects that this one names: none. A route needs no address."""
-    yield from ()
+    """The objects that this one names. A route needs no address; a rule leads to a table."""
+    if key.kind == "rule":
+        yield table_key(key.name[0])

@@ -15,6 +15,8 @@ from kubeway.planes.nft.objects import (
     Bitwise,
     Cmp,
     Ct,
+    CtOriginal,
+    CtSet,
     Dnat,
     Dynset,
     Expr,
@@ -28,11 +30,15 @@ from kubeway.planes.nft.objects import (
     Numgen,
     Payload,
     Rule,
+    SetDaddr,
+    SocketTransparent,
+    Tproxy,
 )
 from kubeway.values import Prefix
 
 Phrase = tuple[Expr, ...]
 
+CT_ESTABLISHED, CT_RELATED = 2, 4
 CT_NEW = 8  # NF_CT_STATE_BIT(IP_CT_NEW)
 CT_DNAT = 0x20  # IPS_DST_NAT
 RTN_LOCAL = 2
@@ -105,6 +111,11 @@ def priority_is(number: int, mask: int) -> Phrase:
     return Meta(0, "priority"), Bitwise(0, host32(mask), bytes(4)), Cmp(0, "==", host32(number))
 
 
+def priority(number: int) -> Phrase:
+    """`meta priority set b000:1`"""
+    return Immediate(0, host32(number)), MetaSet(0, "priority")
+
+
 def priority_zero() -> Phrase:
     """`meta priority set none`"""
     return Immediate(0, bytes(4)), MetaSet(0, "priority")
@@ -142,6 +153,11 @@ def new_flow() -> Phrase:
     return _bits(Ct(0, "state"), CT_NEW)
 
 
+def known_flow() -> Phrase:
+    """`ct state established,related`"""
+    return _bits(Ct(0, "state"), CT_ESTABLISHED | CT_RELATED)
+
+
 def translated() -> Phrase:
     """`ct status dnat`"""
     return _bits(Ct(0, "status"), CT_DNAT)
@@ -163,9 +179,65 @@ def mark_on(mark: int) -> Phrase:
     return Meta(0, "mark"), Bitwise(0, host32(rest), host32(mark)), MetaSet(0, "mark")
 
 
+def mark_off(mark: int) -> Phrase:
+    """`meta mark set meta mark & 0xffffbfff`"""
+    return Meta(0, "mark"), Bitwise(0, host32(0xFFFFFFFF ^ mark), bytes(4)), MetaSet(0, "mark")
+
+
 def mark_flip(mark: int) -> Phrase:
     """`meta mark set meta mark ^ 0x4000`"""
     return Meta(0, "mark"), Bitwise(0, host32(0xFFFFFFFF), host32(mark)), MetaSet(0, "mark")
+
+
+def unmarked(mark: int) -> Phrase:
+    """`meta mark & 0x4000 == 0`"""
+    return Meta(0, "mark"), Bitwise(0, host32(mark), bytes(4)), Cmp(0, "==", bytes(4))
+
+
+def flow_marked(mark: int, op: Literal["==", "!="] = "!=") -> Phrase:
+    """`ct mark & 0x4000 != 0`, or `== 0`: it is not marked."""
+    return Ct(0, "mark"), Bitwise(0, host32(mark), bytes(4)), Cmp(0, op, bytes(4))
+
+
+def flow_mark_on(mark: int) -> Phrase:
+    """`ct mark set ct mark | 0x4000`"""
+    return Ct(0, "mark"), Bitwise(0, host32(0xFFFFFFFF ^ mark), host32(mark)), CtSet(0, "mark")
+
+
+def reply() -> Phrase:
+    """`ct direction reply`"""
+    return Ct(0, "direction"), Cmp(0, "==", b"\1")
+
+
+def by_bridge() -> Phrase:
+    """`meta iifkind "bridge"`"""
+    return Meta(0, "iifkind"), Cmp(0, "==", b"bridge".ljust(16, b"\0"))
+
+
+def daddr_set(ip: bytes) -> Phrase:
+    """`ip daddr set 192.0.0.8`"""
+    return Immediate(0, ip), SetDaddr(0)
+
+
+def daddr_original() -> Phrase:
+    """`ip daddr set ct original ip saddr`"""
+    return CtOriginal(0), SetDaddr(0)
+
+
+def transparent() -> Phrase:
+    """`socket transparent 1`"""
+    return SocketTransparent(0), Cmp(0, "==", b"\1")
+
+
+def tproxy(proto: int, ip: bytes, port: int) -> Phrase:
+    """`meta l4proto tcp tproxy to 127.0.0.1:7001`; nft wants to be told the protocol."""
+    return (
+        Meta(0, "l4proto"),
+        Cmp(0, "==", bytes([proto])),
+        Immediate(0, ip),
+        Immediate(len(ip) // 4, port.to_bytes(2, "big")),
+        Tproxy(0, len(ip) // 4),
+    )
 
 
 def goto(chain: str) -> Phrase:

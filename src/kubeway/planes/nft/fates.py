@@ -29,11 +29,12 @@ from kubeway.planes.nft.objects import (
     Reject,
     Return,
     Rule,
+    Tproxy,
     Verdict,
 )
 from kubeway.planes.nft.ruletext import show_rule
 from kubeway.planes.nft.words import show_verdict
-from kubeway.program.passage import ends
+from kubeway.program.passage import Relay, ends
 from kubeway.program.program import Key
 from kubeway.values import Ip, show_addr
 
@@ -49,15 +50,18 @@ def fates(
     addresses: frozenset[Ip],
     trail: list[str] | None = None,
     dynamic: Memory | None = None,
+    homing: int = 0,
+    relay: Relay | None = None,
 ) -> Fates:
     """Every end of the first packet of a flow, each with its chance; they add up to 1.
 
-    `addresses` are this node's own. `dynamic` is what packets put into dynamic maps
-    before. `trail` is given a line for each rule that applied; where the program draws
-    lots it follows the first. Raises Unknowable if the packet meets an instruction,
-    chain or set that kubeway does not understand.
+    `addresses` are this node's own. `dynamic` is what packets put into dynamic maps before. What has a bit
+    of `homing` in its mark is routed to this node, wherever it is sent; `relay` is asked where a packet ends
+    that a listener took. `trail` is given a line for each rule that applied; where the program draws lots it
+    follows the first. Raises Unknowable if the packet meets an instruction, chain or set that kubeway does
+    not understand.
     """
-    flow = _Flow(World(objects, packet), addresses, dynamic or {}, trail)
+    flow = _Flow(World(objects, packet, homing, relay), addresses, dynamic or {}, trail)
     return ends(flow)
 
 
@@ -75,9 +79,12 @@ class _Flow(Machine):
         self.index = 0  # of the next rule
         self.exprs: tuple[Expr, ...] = ()
         self.at = 0  # of the next instruction
+        self.fate: Fate | None = None  # by a listener
 
     def run(self) -> Fate | list[_Flow]:
         """Its end, or the branches it falls into."""
+        if self.fate is not None:
+            return self.fate
         while self.exprs or self.next_rule():
             while self.at < len(self.exprs):
                 expr = self.exprs[self.at]
@@ -97,7 +104,7 @@ class _Flow(Machine):
             else:
                 self.note(self.exprs[-1])
             self.exprs, self.at = (), 0
-        return self.end()
+        return self.arrive()
 
     def fork(self, draw: Numgen) -> list[_Flow]:
         """A branch for each number that may be drawn; the trail goes with the first."""
@@ -110,6 +117,20 @@ class _Flow(Machine):
             branches.append(branch)
         if self.trail is not None:
             self.trail.append(f"one of {draw.modulus}, number {draw.offset} from here on")
+        return branches
+
+    def arrive(self) -> Fate | list[_Flow]:
+        """It has been through all hooks: its end, or the branches that a listener sends on."""
+        if self.handed is None or self.hook != "input":
+            return self.end()
+        if self.world.relay is None:
+            raise Unknowable(f"nobody says who listens at port {self.handed}")
+        branches = []
+        for fate, chance in self.world.relay(self.handed).items():
+            branch = self.branch()
+            branch.chance *= chance
+            branch.fate = fate
+            branches.append(branch)
         return branches
 
     def branch(self) -> _Flow:
@@ -129,6 +150,8 @@ class _Flow(Machine):
         text = show_rule(rule, self.world.objects, self.world.family)
         if isinstance(last, Lookup) and outcome is not None and not isinstance(outcome, Reject):
             text += f" -> {show_verdict(outcome)}"
+        if any(isinstance(expr, Tproxy) for expr in rule.exprs):
+            text += f" -> the listener at port {self.handed}"
         if isinstance(last, Dnat):
             text += f" -> {show_addr(self.dst, self.port)}"
         self.trail.append(f"{self.hook} {self.chain}: {text}")

@@ -24,6 +24,8 @@ from kubeway.planes.nft.objects import (
     Chain,
     Cmp,
     Ct,
+    CtOriginal,
+    CtSet,
     Dnat,
     Drop,
     Dynset,
@@ -46,7 +48,10 @@ from kubeway.planes.nft.objects import (
     Rule,
     Rules,
     Set,
+    SetDaddr,
+    SocketTransparent,
     Table,
+    Tproxy,
     chain_key,
     element_key,
     rules_key,
@@ -128,7 +133,7 @@ def _lift_chain(attrs: Attrs) -> Chain | Alien:
     type_ = read_text(need(attrs, 7, "a base chain's type"))
     point = _HOOK.get(read_be32(need(hook, 1, "a base chain's hook")))
     policy = read_be32(attrs[5]) if 5 in attrs else wire.ACCEPT
-    if type_ not in ("filter", "nat") or point is None or policy != wire.ACCEPT:
+    if type_ not in ("filter", "nat", "route") or point is None or policy != wire.ACCEPT:
         return Alien("a base chain of another kind")
     priority = read_be32(need(hook, 2, "a base chain's priority"))
     signed = priority - (1 << 32) if priority >> 31 else priority
@@ -200,6 +205,9 @@ def _data(a: Attrs, number: int) -> bytes:
 
 def _payload(a: Attrs) -> Expr | None:
     base = _BASE.get(_number(a, 2))
+    if 5 in a:
+        how = tuple(_number(a, n) for n in (3, 4, 6, 7, 8))
+        return SetDaddr(_reg(a, 5)) if base == "network" and how in wire.DADDR_SET.values() else None
     if 1 not in a or base is None:
         return None
     return Payload(_reg(a, 1), base, _number(a, 3), _number(a, 4))  # type: ignore[arg-type]
@@ -216,7 +224,23 @@ def _meta(a: Attrs) -> Expr | None:
 
 def _ct(a: Attrs) -> Expr | None:
     key = _CT.get(_number(a, 2))
+    if _number(a, 2) in wire.CT_SRC.values() and 1 in a:
+        return CtOriginal(_reg(a, 1)) if bytes(a.get(3, b"")) == bytes([wire.CT_ORIGINAL]) else None
+    if key == "mark" and 4 in a:
+        return CtSet(_reg(a, 4), key)  # type: ignore[arg-type]
     return Ct(_reg(a, 1), key) if key is not None and 1 in a and 3 not in a else None  # type: ignore[arg-type]
+
+
+def _socket(a: Attrs) -> Expr | None:
+    if _number(a, 1, 99) != wire.SOCKET_TRANSPARENT or 2 not in a:
+        return None
+    return SocketTransparent(_reg(a, 2))
+
+
+def _tproxy(a: Attrs) -> Expr | None:
+    if _number(a, 1) not in _FAMILIES or 2 not in a or 3 not in a:
+        return None
+    return Tproxy(_reg(a, 2), _reg(a, 3))
 
 
 def _fib(a: Attrs) -> Expr | None:
@@ -294,6 +318,8 @@ _LIFT: Final[dict[str, Callable[[Attrs], Expr | None]]] = {
     "payload": _payload,
     "meta": _meta,
     "ct": _ct,
+    "socket": _socket,
+    "tproxy": _tproxy,
     "fib": _fib,
     "bitwise": _bitwise,
     "cmp": _cmp,

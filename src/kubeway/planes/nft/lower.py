@@ -25,6 +25,8 @@ from kubeway.planes.nft.objects import (
     Chain,
     Cmp,
     Ct,
+    CtOriginal,
+    CtSet,
     Dnat,
     Drop,
     Dynset,
@@ -46,7 +48,10 @@ from kubeway.planes.nft.objects import (
     Rule,
     Rules,
     Set,
+    SetDaddr,
+    SocketTransparent,
     Table,
+    Tproxy,
 )
 from kubeway.program.program import Change
 from kubeway.wire import nftables as wire
@@ -273,6 +278,14 @@ def lower_expr(family: str, expr: Expr) -> bytes:
             return wire.meta_set(reg, key)
         case Ct(reg, key):
             return wire.ct(reg, key)
+        case CtSet(reg, key):
+            return wire.ct_set(reg, key)
+        case CtOriginal(reg):
+            return wire.ct_original_saddr(family, reg)
+        case SetDaddr(reg):
+            return wire.daddr_set(family, reg)
+        case SocketTransparent(reg):
+            return wire.socket_transparent(reg)
         case Fib(reg, of):
             return wire.fib(reg, of)
         case Immediate(reg, value):
@@ -290,6 +303,8 @@ def lower_expr(family: str, expr: Expr) -> bytes:
             return wire.dynset(op, name, reg, data, timeout)
         case Dnat(ip, port):
             return wire.dnat(family, ip, port)
+        case Tproxy(ip, port):
+            return wire.tproxy(family, ip, port)
         case Masquerade():
             return wire.masquerade()
         case Reject():

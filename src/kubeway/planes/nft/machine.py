@@ -26,6 +26,8 @@ from kubeway.planes.nft.objects import (
     Chain,
     Cmp,
     Ct,
+    CtOriginal,
+    CtSet,
     Dnat,
     Drop,
     Dynset,
@@ -48,13 +50,16 @@ from kubeway.planes.nft.objects import (
     Rule,
     Rules,
     Set,
+    SetDaddr,
+    SocketTransparent,
+    Tproxy,
     Verdict,
     chain_key,
     element_key,
     rules_key,
     set_key,
 )
-from kubeway.program.passage import Passage
+from kubeway.program.passage import Passage, Relay
 from kubeway.program.program import Key
 from kubeway.values import Ip
 
@@ -78,11 +83,16 @@ def host(number: int) -> bytes:
 
 
 class World:
-    """What is the same in every branch: the program, and the packet as it came."""
+    """What is the same in every branch: the program, the packet as it came, where a mark with a bit of
+    `homing` leads to (here), and where a packet ends that a listener took."""
 
-    def __init__(self, objects: Mapping[Key, object], packet: Packet) -> None:
+    def __init__(
+        self, objects: Mapping[Key, object], packet: Packet, homing: int = 0, relay: Relay | None = None
+    ) -> None:
         self.objects = objects
         self.packet = packet
+        self.homing = host(homing)
+        self.relay = relay
         self.family: Family = "ip" if len(packet.dst) == 4 else "ip6"
         self.hooks = self.base_chains()
 
@@ -148,10 +158,17 @@ class Machine(Passage):
         super().__init__(world.packet, addresses)
         self.world = world
         self.meta = {"mark": bytes(4), "priority": bytes(4)}
+        self.flow_mark = bytes(4)
+        self.handed: int | None = None  # the port of the listener that takes it
         self.status = 0
         self.memory = dict(memory)
         self.registers = bytearray(64)
         self.chain = ""
+
+    @property
+    def is_here(self) -> bool:
+        homing = any(a & b for a, b in zip(self.meta["mark"], self.world.homing, strict=True))
+        return homing or super().is_here
 
     def store(self, reg: int, value: bytes) -> None:
         value = pad(value)
@@ -172,6 +189,16 @@ class Machine(Passage):
                 self.remember(expr)
             case MetaSet(reg, key):
                 self.meta[key] = self.value(reg, 4)
+            case CtSet(reg):
+                self.flow_mark = self.value(reg, 4)
+            case SetDaddr(reg):
+                self.dst = self.value(reg, len(self.dst))
+            case SocketTransparent():
+                # The first packet of a flow belongs to no connection; that its sender's socket is of that
+                # kind is nothing that a packet tells.
+                return Broken.RULE
+            case Tproxy(_, port):
+                self.handed = int.from_bytes(self.value(port, 2), "big")
             case Bitwise(reg, mask, xor):
                 old = self.value(reg, len(mask))
                 self.store(reg, bytes(b & m ^ x for b, m, x in zip(old, mask, xor, strict=True)))
@@ -191,7 +218,7 @@ class Machine(Passage):
                 self.store(expr.reg, self.load(expr))
         return None
 
-    def load(self, expr: Payload | Meta | Ct | Fib | Immediate | Numgen) -> bytes:
+    def load(self, expr: Payload | Meta | Ct | CtOriginal | Fib | Immediate | Numgen) -> bytes:
         packet = self.world.packet
         match expr:
             case Payload():
@@ -200,8 +227,16 @@ class Machine(Passage):
                 return bytes([packet.proto])
             case Meta(_, "iifname"):
                 return self.iif.encode()[:15].ljust(16, b"\0")
+            case Meta(_, "iifkind"):
+                raise Unknowable(f"chain {self.chain} asks of what kind {self.iif} is")
             case Meta(_, key):
                 return self.meta[key]
+            case CtOriginal():
+                return packet.src
+            case Ct(_, "direction"):
+                return b"\0"
+            case Ct(_, "mark"):
+                return self.flow_mark
             case Ct(_, key):
                 return host(_NEW if key == "state" else self.status)
             case Fib(_, of):

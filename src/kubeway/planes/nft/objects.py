@@ -75,9 +75,9 @@ class Set(Struct, frozen=True):
 
 
 class Chain(Struct, frozen=True):
-    """A chain; a base chain if it has a hook."""
+    """A chain; a base chain if it has a hook. A "route" routes anew what it gave another mark."""
 
-    type: Literal["", "filter", "nat"] = ""
+    type: Literal["", "filter", "nat", "route"] = ""
     hook: Literal["", "prerouting", "input", "forward", "output", "postrouting"] = ""
     priority: int = 0
     comment: str = ""
@@ -122,10 +122,10 @@ class Payload(Struct, frozen=True, tag=True):
 
 
 class Meta(Struct, frozen=True, tag=True):
-    """Load a fact about the packet: l4proto, mark, priority, iifname."""
+    """Load a fact about the packet. iifkind: of what kind the interface is that it came in by ("bridge")."""
 
     reg: int
-    key: Literal["l4proto", "mark", "priority", "iifname"]
+    key: Literal["l4proto", "mark", "priority", "iifname", "iifkind"]
 
 
 class MetaSet(Struct, frozen=True, tag=True):
@@ -136,10 +136,39 @@ class MetaSet(Struct, frozen=True, tag=True):
 
 
 class Ct(Struct, frozen=True, tag=True):
-    """Load the flow's state or status bits."""
+    """Load the flow's state or status bits, its mark, or the packet's direction (one byte: 1 is a reply)."""
 
     reg: int
-    key: Literal["state", "status"]
+    key: Literal["state", "status", "mark", "direction"]
+
+
+class CtOriginal(Struct, frozen=True, tag=True):
+    """Load the address that the flow's first packet came from."""
+
+    reg: int
+
+
+class SetDaddr(Struct, frozen=True, tag=True):
+    """Write the address in the register over the packet's destination. The flow knows nothing of it."""
+
+    reg: int
+
+
+class CtSet(Struct, frozen=True, tag=True):
+    """Set the flow's mark from a register."""
+
+    reg: int
+    key: Literal["mark"]
+
+
+class SocketTransparent(Struct, frozen=True, tag=True):
+    """Load one byte: 1 if the packet's socket has IP_TRANSPARENT, 0 if not; go on only if it has a socket.
+
+    Its socket is the one that sent it, else the one that the kernel would give it to as it is addressed:
+    a connected one, or one that listens there.
+    """
+
+    reg: int
 
 
 class Fib(Struct, frozen=True, tag=True):
@@ -214,6 +243,18 @@ class Dnat(Struct, frozen=True, tag=True):
     port: int
 
 
+class Tproxy(Struct, frozen=True, tag=True):
+    """Hand the packet to the socket of its own connection or, if it has none, to the one that listens at the
+    address and port in the registers; go on only if there is one.
+
+    Only in prerouting, of TCP and UDP, and not a verdict. What the packet is addressed to stays; so it has to
+    be routed to this node, too.
+    """
+
+    ip: int
+    port: int
+
+
 class Masquerade(Struct, frozen=True, tag=True):
     """Replace the flow's source address by this node's, with a random port."""
 
@@ -230,8 +271,9 @@ class Foreign(Struct, frozen=True, tag=True):
 
 
 Expr = (
-    Payload | Meta | MetaSet | Ct | Fib | Immediate | Bitwise | Cmp | Lookup | Numgen | Dynset
-    | Dnat | Masquerade | Reject | Drop | Accept | Return | Jump | Goto | Foreign
+    Payload | Meta | MetaSet | Ct | CtSet | CtOriginal | SetDaddr | SocketTransparent | Fib | Immediate
+    | Bitwise | Cmp | Lookup | Numgen | Dynset | Dnat | Tproxy | Masquerade | Reject
+    | Drop | Accept | Return | Jump | Goto | Foreign
 )  # fmt: skip
 
 

@@ -19,6 +19,8 @@ from kubeway.planes.nft.objects import (
     Bitwise,
     Cmp,
     Ct,
+    CtOriginal,
+    CtSet,
     Dnat,
     Drop,
     Dynset,
@@ -39,6 +41,9 @@ from kubeway.planes.nft.objects import (
     Return,
     Rule,
     Set,
+    SetDaddr,
+    SocketTransparent,
+    Tproxy,
     set_key,
 )
 from kubeway.planes.nft.words import (
@@ -66,14 +71,25 @@ _ADDRESSES: Final[dict[tuple[Family, int], str]] = {
 _PORTS: Final = {0: "sport", 2: "dport"}
 _PORT_PROTOS: Final = {6: "tcp", 17: "udp", 132: "sctp"}
 
+
+def _direction(value: bytes) -> str:
+    return "reply" if value[0] else "original"
+
+
 _ports = FIELDS["th dport"].show
 _METAS: Final[dict[str, tuple[int, Callable[[bytes], str]]]] = {
     "l4proto": (1, FIELDS["meta l4proto"].show),
     "mark": (4, show_mark),
     "priority": (4, show_class),
     "iifname": (16, show_interface),
+    "iifkind": (16, show_interface),
 }
-_CTS: Final = {"state": show_bits(STATES), "status": show_bits(STATUSES)}
+_CTS: Final = {
+    "state": show_bits(STATES),
+    "status": show_bits(STATUSES),
+    "mark": show_mark,
+    "direction": _direction,
+}
 
 
 class _Untold(Exception):
@@ -109,6 +125,10 @@ class _Loaded(NamedTuple):
         return text
 
 
+def _byte(value: bytes) -> str:
+    return str(value[0])
+
+
 def _int(value: bytes) -> int:
     return int.from_bytes(value, "big")
 
@@ -135,7 +155,16 @@ class _Teller:
     def tell(self, expr: Expr) -> str | None:
         """The statement this instruction ends, or None if it only moves data."""
         match expr:
-            case Payload() | Meta() | Ct() | Fib() | Immediate() | Numgen():
+            case (
+                Payload()
+                | Meta()
+                | Ct()
+                | CtOriginal()
+                | SocketTransparent()
+                | Fib()
+                | Immediate()
+                | Numgen()
+            ):
                 self.put(expr.reg, self.load(expr))
             case Bitwise(reg, mask, xor):
                 was = self.get(reg)
@@ -151,7 +180,9 @@ class _Teller:
                 return self.act(expr)
         return None
 
-    def load(self, expr: Payload | Meta | Ct | Fib | Immediate | Numgen) -> _Loaded:
+    def load(
+        self, expr: Payload | Meta | Ct | CtOriginal | SocketTransparent | Fib | Immediate | Numgen
+    ) -> _Loaded:
         match expr:
             case Payload():
                 return self.payload(expr)
@@ -159,7 +190,11 @@ class _Teller:
                 size, show = _METAS[key]
                 return _Loaded("iifname" if key == "iifname" else f"meta {key}", size, show)
             case Ct(_, key):
-                return _Loaded(f"ct {key}", 4, _CTS[key])
+                return _Loaded(f"ct {key}", 1 if key == "direction" else 4, _CTS[key])
+            case CtOriginal():
+                return _Loaded(f"ct original {self.family} saddr", self.address_size, show_ip)
+            case SocketTransparent():
+                return _Loaded("socket transparent", 1, _byte)
             case Fib(_, of):
                 return _Loaded(f"fib {of} type", 4, show_route)
             case Immediate(_, value):
@@ -265,10 +300,20 @@ class _Teller:
                 if value.constant is not None:
                     return f"meta {key} set {_METAS[key][1](value.constant)}"
                 return f"meta {key} set {value.masked()}"
+            case CtSet(reg, key):
+                value = self.get(reg)
+                told = value.masked() if value.constant is None else _CTS[key](value.constant)
+                return f"ct {key} set {told}"
+            case SetDaddr(reg):
+                value = self.get(reg)
+                told = value.text if value.constant is None else show_ip(value.constant)
+                return f"{self.family} daddr set {told}"
             case Dynset():
                 return self.dynset(expr)
             case Dnat(ip, port):
                 return self.dnat(ip, port)
+            case Tproxy(ip, port):
+                return f"tproxy to {self.target(ip, port)}"
             case Masquerade():
                 return "masquerade fully-random"
             case Reject():
@@ -290,12 +335,16 @@ class _Teller:
         address = self.get(ip)
         if ip < port < ip + address.registers:  # one map gave both
             return f"dnat {self.family} to {address.text}"
-        number = self.get(port)
+        return f"dnat to {self.target(ip, port)}"
+
+    def target(self, ip: int, port: int) -> str:
+        """A constant address and port: `10.0.0.1:80`."""
+        address, number = self.get(ip), self.get(port)
         if address.constant is None or number.constant is None:
             raise _Untold
         shown = show_ip(address.constant)
         host = shown if self.family == "ip" else f"[{shown}]"
-        return f"dnat to {host}:{_ports(number.constant)}"
+        return f"{host}:{_ports(number.constant)}"
 
 
 def _statements(rule: Rule, objects: Mapping[Key, object], family: Family) -> Iterator[str]:

@@ -1,0 +1,191 @@
+"""
+What is there even with no service: the table, its sets and all of its chains, and the routes to this node.
+
+Of a client's flow every packet comes by here, not only the first as with NAT: what belongs to a connection
+of the relay's is told by its socket, everything else of a steered flow by its address anew.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kubeway.model.node import FamilyView, NodeView
+from kubeway.modes.maps import doors
+from kubeway.modes.maps.layout import NODE_PORT_FRONT, Words
+from kubeway.modes.userspace.layout import (
+    CLASS_MASK,
+    CLASS_SIGN,
+    CLASSES,
+    LISTEN,
+    NOBODY,
+    PORTS,
+    PRIORITIES,
+    Class,
+    homing,
+)
+from kubeway.planes.link.objects import Homeward, Rule, rule_key, table_key
+from kubeway.planes.nft import build as b
+from kubeway.planes.nft import objects as nft
+from kubeway.planes.nft.objects import Accept, Chain, Drop
+from kubeway.program.program import Key, Object
+from kubeway.values import TCP, UDP, host_prefix, parse_prefix
+
+# Before anything else, br_netfilter's own hook too (see `again-prerouting`).
+_FIRST: Final = -(1 << 31)
+_STEER: Final = -150  # mangle: flows are known (-200), nothing is translated yet (-100)
+_HAND: Final = -149
+
+KEPT, HIDDEN, LOCAL, LOCAL_HIDDEN = CLASSES
+
+Chains = dict[str, tuple[Chain, list[nft.Rule]]]
+
+
+def base(words: Words, view: NodeView) -> dict[Key, Object]:
+    """Of one family."""
+    family = view.family(words.number)
+    bit = homing(view.mark)
+    chains = _base_chains(words, family, bit) | _classes(words, view, bit) | doors.chains(words, family)
+    return {
+        table_key(words.number): Homeward(),
+        rule_key(words.number, bit): Rule(),
+        **doors.objects(words, family, doors.sets(words), chains),
+    }
+
+
+def _base_chains(words: Words, view: FamilyView, bit: int) -> Chains:
+    accept = Accept()
+    home = b.mark_on(bit)
+    # What is steered or was made by the relay has met its fate.
+    astray = (*b.new_flow(), *b.unmarked(bit), *b.flow_marked(bit, "=="))
+    no_endpoints = b.rule(astray, b.jump("no-endpoints"))
+    unowned = b.rule(astray, b.jump("unowned"))
+    firewall = b.rule(b.new_flow(), b.jump("firewall"))
+    others = b.rule(b.known_flow(), b.flow_marked(bit, "=="), accept, comment="a flow that is not steered")
+    dispatch = b.rule(b.jump("dispatch"))
+    loopback = b.interface("lo", begins=False)
+    nobody = NOBODY[words.number]
+    not_loopback = b.interface("lo", begins=False, op="!=")
+    return {
+        # Where bridged packets pass these hooks (br_netfilter), they do so on the bridge, and the socket
+        # they were handed to is lost on the way up. Then this is the one place where they come by again, if
+        # it stands before br_netfilter's.
+        "again-prerouting": (
+            Chain("filter", "prerouting", _FIRST),
+            [b.rule(b.marked(bit), not_loopback, b.jump("hand"))],
+        ),
+        "steer-prerouting": (
+            Chain("filter", "prerouting", _STEER),
+            [
+                others,
+                b.rule(b.transparent(), home, accept, comment="of a connection of the relay's"),
+                b.rule(b.marked(bit), accept, comment="steered at output"),
+                b.rule(loopback, b.flow_marked(bit), accept, comment="the relay's, to this node itself"),
+                firewall,
+                dispatch,
+            ],
+        ),
+        "hand-prerouting": (
+            Chain("filter", "prerouting", _HAND),
+            [
+                # An answer to a client on the same bridge would be bridged to it. It is sent up here where
+                # its destination was changed (br_netfilter), and by its mark it is for this node.
+                b.rule(b.reply(), b.marked(bit), b.by_bridge(), b.daddr_set(nobody)),
+                b.rule(b.marked(bit), b.jump("hand")),
+            ],
+        ),
+        "steer-input": (
+            Chain("filter", "input", _STEER),
+            [b.rule(b.prefix(words.daddr, host_prefix(nobody)), b.reply(), b.daddr_original())],
+        ),
+        "steer-output": (
+            Chain("route", "output", _STEER),
+            [
+                others,
+                # A connection may have taken over the mark of its first packet (net.ipv4.tcp_fwmark_accept);
+                # what it sends is not for this node for that.
+                b.rule(b.transparent(), b.flow_mark_on(bit), b.mark_off(bit), accept, comment="the relay's"),
+                firewall,
+                dispatch,
+                b.rule(b.flow_marked(bit), home, comment="of a steered flow; or an answer to the relay"),
+            ],
+        ),
+        "filter-input": (
+            Chain("filter", "input", 0),
+            [
+                *_martians(words, view, astray),
+                no_endpoints,
+                *(
+                    b.rule(astray, to_node, b.vmap(NODE_PORT_FRONT, "no-endpoint-nodeports"))
+                    for to_node in doors.to_node(words, view)
+                ),
+            ],
+        ),
+        "filter-forward": (Chain("filter", "forward", 0), [no_endpoints, unowned]),
+        "filter-output": (Chain("filter", "output", 0), [no_endpoints, unowned]),
+        "hand": (
+            Chain(),
+            [
+                b.rule(
+                    b.priority_is(PRIORITIES[one], 0xFFFFFFFF),
+                    b.tproxy(proto, LISTEN[words.number], PORTS[one]),
+                )
+                for one in CLASSES
+                for proto in (TCP, UDP)
+            ],
+        ),
+    }
+
+
+def _martians(words: Words, view: FamilyView, astray: b.Phrase) -> list[nft.Rule]:
+    """Where node ports are open on loopback, it is closed to everybody else who is not there."""
+    if not view.loopback:
+        return []
+    loopback = parse_prefix(words.loopback)
+    there, from_elsewhere = b.prefix(words.daddr, loopback), b.prefix(words.saddr, loopback, "!=")
+    return [b.rule(astray, there, from_elsewhere, Drop(), comment="loopback, from elsewhere")]
+
+
+def _classes(words: Words, view: NodeView, bit: int) -> Chains:
+    """The chains that ways in lead to; each ends in one that says which class it is."""
+    chains: dict[str, list[nft.Rule]] = {}
+    for one in CLASSES:
+        steered = b.mark_on(bit), b.flow_mark_on(bit)
+        chains[one.chain] = [b.rule(b.priority(PRIORITIES[one]), *steered, Accept())]
+    detector = view.family(words.number).detector
+    for name, kept, hidden in (("cluster-ip", KEPT, HIDDEN), ("cluster-ip-local", LOCAL, LOCAL_HIDDEN)):
+        rules = []
+        if view.masquerade_all:
+            rules.append(_to(hidden))
+        else:
+            if detector is not None:
+                outside = doors.from_pod(words, detector, "!=")
+                rules.append(_to(hidden, outside, comment="no pod of this cluster"))
+            rules.append(_to(kept))
+        chains[name] = rules
+    for name, local in (("external-local", True), ("external-local-nobody", False)):
+        rules = []
+        if detector is not None:
+            pods = doors.from_pod(words, detector, "==")
+            rules.append(_to(KEPT, pods, comment="pods may use every endpoint"))
+        rules.append(_to(HIDDEN, b.local("saddr"), comment="so may this node"))
+        if local:
+            rules.append(_to(LOCAL))
+        chains[name] = rules
+    return {name: (Chain(), rules) for name, rules in chains.items()}
+
+
+def _to(one: Class, *condition: b.Phrase, comment: str = "") -> nft.Rule:
+    return b.rule(*condition, b.goto(one.chain), comment=comment)
+
+
+def chain_of(external: bool, by_local: bool, anybody_here: bool) -> str:
+    """Where a way in leads to. `by_local`: its policy is Local; `anybody_here`: the Local list is not
+    empty."""
+    if not external:
+        return "cluster-ip-local" if by_local else "cluster-ip"
+    if not by_local:
+        return HIDDEN.chain
+    return "external-local" if anybody_here else "external-local-nobody"
+
+
+assert CLASS_SIGN & CLASS_MASK == CLASS_SIGN

@@ -1,0 +1,239 @@
+"""
+UDP sessions through the relay: which endpoint a client's datagrams go to, and how long that is kept in mind.
+
+A machine without IO: it is told who spoke and the time, and returns the sessions that ended, so that whoever
+carries their datagrams lets go of them. What a datagram holds is not known here, nor what tells one client at
+one way in from all others (`key`).
+
+    from        event                        -> to
+    -           open                         -> ASKED      an endpoint is chosen
+    ASKED       asked                        -> ASKED      kept for `first` seconds more
+                answered                     -> ANSWERED   both have spoken
+    ANSWERED    asked, answered              -> ANSWERED   kept for `idle` seconds more
+    ASKED       open, and there is no room   -> ended      who has said nothing for longest
+    ANSWERED    the same, and few are ASKED  -> ended
+    any         expired, refused, left, end  -> ended      the client's next datagram opens another one
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Sequence
+from math import inf
+from typing import Any, Final
+
+from kubeway.machines.pacer import Rng
+from kubeway.planes.relay.entrance import Entrance
+from kubeway.planes.relay.objects import Endpoint, sees
+from kubeway.values import Ip
+
+MOST: Final = 65_536
+"""Sessions at one time: each holds a descriptor and a port."""
+
+FIRST: Final = 30.0
+IDLE: Final = 120.0
+"""As the kernel's connection tracking has them (nf_conntrack_udp_timeout and …_stream in
+net/netfilter/nf_conntrack_proto_udp.c), so that a client sees no other pauses here than in nftables mode."""
+
+
+PORTS: Final = range(61_000, 65_536)
+"""The ports that endpoints see, and not the client's own.
+
+A session's answers are known by address and port alone. A client that asks the endpoint itself, too, from
+the same port, would have its answers taken for the Service's. (Connection tracking finds that out and gives
+one of them another port, nf_nat_used_tuple in net/netfilter/nf_nat_core.c; we do not see what passes us by.)
+These ports are none that Linux gives to who asks for any (net.ipv4.ip_local_port_range), so hardly a client
+has one of them; nor does the node want for ports because of sessions. Linux itself masqueraded by them,
+before it had connection tracking."""
+
+_PROBES: Final = 64
+
+_NEWCOMERS: Final = 4
+"""One of so many sessions may be one that nobody has answered yet, however many others there are."""
+
+
+class Session:
+    """`as_client`: the endpoint sees the client's address, else the node's; with `port`, or if that is 0,
+    with any. `heard`: when one of the two spoke last. `line` is the carrier's: nothing here looks at it."""
+
+    __slots__ = (
+        "answered",
+        "as_client",
+        "client",
+        "endpoint",
+        "entrance",
+        "heard",
+        "key",
+        "line",
+        "over",
+        "port",
+    )
+
+    def __init__(
+        self, key: Hashable, entrance: Entrance, client: Ip, endpoint: Endpoint, as_client: bool
+    ) -> None:
+        self.key, self.entrance, self.endpoint = key, entrance, endpoint
+        self.client, self.as_client = client, as_client
+        self.port = 0
+        self.answered = False
+        self.over = False
+        self.heard = -inf
+        self.line: Any = None
+
+
+class Sessions:
+    """All of one carrier. All times in seconds, of a clock that does not go back.
+
+    `most`: how many there may be. `first`: how long a session is kept for an answer; long, as who answers may
+    have to ask others first, and an answer without a session is lost. `idle`: how long one is kept of
+    which both have spoken. `ports`: of several carriers in one network namespace each has its own, as PORTS
+    says what for; the kernel lets two take the same.
+    """
+
+    def __init__(
+        self, most: int = MOST, first: float = FIRST, idle: float = IDLE, ports: Sequence[int] = PORTS
+    ) -> None:
+        self.most, self.first, self.idle = most, first, idle
+        self._ports = ports
+        self.shed = 0
+        """How many had to end for want of room."""
+        self._by_key: dict[Hashable, Session] = {}
+        self.find = self._by_key.get
+        """The session of a key, or None."""
+        # Who spoke longest ago is first, in both: so what is due stands in front, and nobody looks further.
+        self._asked: OrderedDict[Session, None] = OrderedDict()
+        self._answered: OrderedDict[Session, None] = OrderedDict()
+        self._served: dict[tuple[Entrance, Endpoint], dict[Session, None]] = {}
+        self._names: set[tuple[Ip, int, Ip, int]] = set()
+        """Which endpoints see which clients' addresses, or b"", with which ports."""
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def at(self, entrance: Entrance, endpoint: Endpoint) -> int:
+        """How many this endpoint serves."""
+        return len(self._served.get((entrance, endpoint), ()))
+
+    # --- a client speaks ----------------------------------------------------------------
+
+    def open(
+        self, key: Hashable, entrance: Entrance, client: Ip, hidden: bool, now: float, rng: Rng
+    ) -> tuple[Session | None, Session | None]:
+        """A client that has no session has spoken. Returns its new one, None if the way has no endpoint, and
+        the one that ended to make room for it. No two sessions look the same to an endpoint."""
+        tally, balancer = entrance.tally, entrance.balancer
+        tally.connections += 1
+        endpoint = next(balancer.choose(client, now, rng), None)
+        if endpoint is None:
+            tally.refused += 1
+            return None, None
+        gone = self.make_room() if len(self._by_key) >= self.most else None
+        one = Session(key, entrance, client, endpoint, sees(endpoint, client, hidden))
+        one.heard = now
+        self._give_port(one, rng)
+        balancer.opened(endpoint)
+        self._by_key[key] = one
+        self._asked[one] = None
+        self._served.setdefault((entrance, endpoint), {})[one] = None
+        return one, gone
+
+    def _give_port(self, one: Session, rng: Rng) -> None:
+        at = int(rng.random() * len(self._ports))
+        for step in range(_PROBES):
+            one.port = self._ports[(at + step) % len(self._ports)]
+            if _name(one) not in self._names:
+                self._names.add(_name(one))
+                return
+        one.port = 0
+
+    def asked(self, one: Session, now: float) -> None:
+        """Its client has spoken again."""
+        if one.heard != now:
+            one.heard = now
+            (self._answered if one.answered else self._asked).move_to_end(one)
+
+    def make_room(self) -> Session | None:
+        """End the one that is missed least, and return it; None if there is none.
+
+        One that nobody answered, and of them that which is silent for longest: its client has most likely
+        gone elsewhere, or was never there, as anybody can send from any address. So a flood of those pushes
+        out its own, and no conversation (as early_drop in net/netfilter/nf_conntrack_core.c spares what is
+        assured). But a part of the room is theirs: were it full of conversations, each newcomer would push
+        out the one before, and none would last until it is answered.
+        """
+        asked, answered = next(iter(self._asked), None), next(iter(self._answered), None)
+        one = answered if len(self._asked) < max(1, len(self._by_key) // _NEWCOMERS) else asked
+        one = one or asked or answered
+        if one is None:
+            return None
+        self.shed += 1
+        return self.end(one)
+
+    # --- an endpoint does, or does not ----------------------------------------------------
+
+    def answered(self, one: Session, now: float) -> None:
+        """Its endpoint has spoken."""
+        if one.answered:
+            if one.heard != now:
+                one.heard = now
+                self._answered.move_to_end(one)
+            return
+        one.answered, one.heard = True, now
+        del self._asked[one]
+        self._answered[one] = None
+        one.entrance.balancer.worked(one.endpoint)
+
+    def refused(self, one: Session, now: float) -> Session:
+        """Its endpoint, or the way there, said that nobody listens (ICMP). The next datagram chooses anew."""
+        one.entrance.balancer.failed(one.endpoint, now)
+        one.entrance.tally.refused += not one.answered
+        return self.end(one)
+
+    def left(self, entrance: Entrance, gone: Iterable[Endpoint]) -> list[Session]:
+        """These serve this way no more. Their sessions end at once; a client that goes on to send is with
+        another endpoint then, whatever it sends from."""
+        return [self.end(one) for endpoint in gone for one in [*self._served.get((entrance, endpoint), ())]]
+
+    # --- time -----------------------------------------------------------------------------
+
+    @property
+    def due(self) -> float:
+        """When `expired` is to be called; inf while there is no session. Later ones may come to be due
+        earlier only by `open`, and by the first `answered` of one."""
+        asked, answered = next(iter(self._asked), None), next(iter(self._answered), None)
+        return min(
+            inf if asked is None else asked.heard + self.first,
+            inf if answered is None else answered.heard + self.idle,
+        )
+
+    def expired(self, now: float) -> list[Session]:
+        """End all whose time is over."""
+        ended = []
+        for queue, long in (self._asked, self.first), (self._answered, self.idle):
+            while (one := next(iter(queue), None)) is not None and one.heard + long <= now:
+                ended.append(self.end(one))
+        return ended
+
+    def end(self, one: Session) -> Session:
+        """End it, for a reason of the caller's."""
+        assert not one.over
+        one.over = True
+        del self._by_key[one.key]
+        del (self._answered if one.answered else self._asked)[one]
+        place = one.entrance, one.endpoint
+        served = self._served[place]
+        del served[one]
+        if not served:
+            del self._served[place]
+        if one.port:
+            self._names.remove(_name(one))
+        one.entrance.balancer.closed(one.endpoint)
+        return one
+
+    def clear(self) -> list[Session]:
+        """End all."""
+        return [self.end(one) for one in [*self._by_key.values()]]
+
+
+def _name(one: Session) -> tuple[Ip, int, Ip, int]:
+    return one.client if one.as_client else Ip(b""), one.port, one.endpoint.ip, one.endpoint.port

@@ -1,0 +1,71 @@
+"""
+What the relay holds: ways in, and for each the endpoints it leads to and how one of them is chosen.
+
+Whose connections come by which way was settled before: rules steer them to one of a few listeners, and the
+listener says which of a Service's lists counts and whether the client's address is hidden. So nothing here
+knows a policy. What the relay keeps of its own accord (turns, affinity, who is connected) is no object.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from kubeway.program.program import Key
+from kubeway.values import V4, V6, Ip
+
+PLANE: Final = "relay"
+KINDS: Final = ("way",)
+
+List = Literal["cluster", "local"]
+"""Which of a Service's lists of endpoints counts: that for all of the cluster, or that of this node."""
+
+Balance = Literal["roundrobin", "leastconn", "p2c", "sourcehash"]
+BALANCES: Final[tuple[Balance, ...]] = ("roundrobin", "leastconn", "p2c", "sourcehash")
+"""How an endpoint is chosen: in turn; the one with the fewest connections; of two drawn by lot the one with
+fewer; by the client's address. See `balance.py`."""
+
+ANY: Final = {V4: Ip(bytes(4)), V6: Ip(bytes(16))}
+"""What a way in has for an address that leads in at every address: a node port's. Tells the family."""
+
+
+class Endpoint(Struct, frozen=True, gc=False, order=True):
+    """Where connections go on to. `itself`: the node speaks to it as itself, whoever the client is."""
+
+    ip: Ip
+    port: int
+    itself: bool = False
+
+
+class Way(Struct, frozen=True):
+    """A way in.
+
+    `endpoints`: in order, without doubles. `affinity`: seconds for which a client that was sent to one of
+    them is sent there again, 0 for none; each new connection begins them anew. `demote`: who refuses or does
+    not answer is tried after the others for a while. `hold`: seconds that clients may wait while there are no
+    endpoints, 0: they are refused.
+    """
+
+    endpoints: tuple[Endpoint, ...]
+    affinity: int = 0
+    balance: Balance = "roundrobin"
+    demote: bool = False
+    hold: int = 0
+
+
+def way_key(list_: List, ip: Ip | None, proto: int, port: int, family: int = V4) -> Key:
+    """`ip` is None for a node port, which leads in at every address of `family`; else that says nothing.
+
+    The name is (list, address, protocol, port), the address of a node port being `ANY[family]`: names are put
+    in order, so there is nothing but an address in that place.
+    """
+    return Key(PLANE, "way", (list_, ANY[family] if ip is None else ip, proto, port))
+
+
+def sees(one: Endpoint, client: Ip, hidden: bool) -> bool:
+    """Whether the endpoint sees the client's own address; else the node's. `hidden`: the listener hides it.
+
+    An endpoint that asks for its own Service would never answer itself by way of the node.
+    """
+    return not (hidden or one.itself or one.ip == client)

@@ -1,0 +1,486 @@
+"""
+UDP: datagrams from clients to endpoints and back, by sessions as their machine keeps them
+(`planes/relay/datagram.py`).
+
+All clients' datagrams come by a listener, and where to they were sent is told with each. To the endpoint
+every session has a socket of its own, connected: so an answer, and an ICMP error, is known to be this
+session's. Answers leave by `replies`; trains of them (GRO) by a second socket, `face`, connected to the
+client: it may be that the client's next datagrams come by that, so it is read, too.
+
+Source: net/ipv4/udp.c, net/ipv4/icmp.c (icmp_err_convert), net/ipv4/netfilter/nf_tproxy_ipv4.c.
+"""
+
+from __future__ import annotations
+
+import errno
+from _socket import AF_INET, AF_INET6, inet_pton, socket
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from math import inf
+from typing import Any, Final
+
+from kubeway.machines.pacer import Rng
+from kubeway.planes.relay.datagram import Session, Sessions
+from kubeway.planes.relay.entrance import Entrance
+from kubeway.planes.relay.objects import ANY, Endpoint
+from kubeway.shell.relay.loop import LEVEL, Loop
+from kubeway.shell.relay.replies import Replies, Reply
+from kubeway.shell.relay.streams import Ways, place_of
+from kubeway.shell.relay.udp import BUFFERS, TOLD, VIEW, between, family, gather, in_pieces, pieces
+from kubeway.values import Ip
+
+_AT_ONCE: Final = 64  # datagrams read from one socket, before others have their turn
+_BRISK: Final = 8  # so many at once from an endpoint, and it is asked for trains
+_NOW_AND_THEN: Final = 16  # answers of an endpoint, until it is seen whether there are more than one
+_TRIES: Final = 4  # endpoints for one datagram, if the way to some is known to be barred
+_LINGER: Final = 1.0  # seconds that a first answer may take yet when its endpoint has left
+_ASIDE: Final = 64  # datagrams that wait for descriptors
+_SHED_SHARE: Final = 32  # one of so many sessions ends when there are no descriptors or ports left
+
+_ANYWHERE: Final = {family(ip): place_of(ip, 0)[0] for ip in ANY.values()}
+
+_NO_ROOM: Final = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN, errno.EADDRINUSE}
+)
+_THIS_ONE: Final = frozenset(
+    {
+        *(errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM),
+        *(errno.EMSGSIZE, errno.EPERM, errno.EINVAL, errno.EIO),
+    }
+)
+"""Errors that are the datagram's, or the moment's, and not the other end's."""
+_NO_TRAINS: Final = frozenset({errno.EMSGSIZE, errno.EINVAL, errno.EIO})
+"""The kernel cannot take this one apart: its pieces are larger than what fits the device, say."""
+
+
+class Datagrams:
+    """All UDP of this process. `spare`: asked for descriptors when none are left and no session can end."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        rng: Rng,
+        sessions: Sessions | None = None,
+        spare: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.loop, self.rng = loop, rng
+        self.sessions = Sessions() if sessions is None else sessions
+        self.lingering: set[Line] = set()
+        """Whose sessions are over, but for a first answer that may come yet."""
+        self.lost = 0
+        """Datagrams that went nowhere."""
+        self._spare = spare
+        self._replies: dict[int, Replies] = {}
+        self._aside: list[tuple[Listener, Any, bytes, bytes, int]] = []
+        self._armed = inf
+
+    def replies(self, af: int) -> Replies:
+        if af not in self._replies:
+            self._replies[af] = Replies(af)
+        return self._replies[af]
+
+    # --- sessions -----------------------------------------------------------------------
+
+    def begin(self, listener: Listener, key: Any, client: Any, told: bytes) -> Line | None:
+        """A session for a client that has none. None if there is nobody for it. OSError: there is no room."""
+        ip, port = came_to(told)
+        way = place_of(ip, port)
+        entrance = listener.ways.get(way) or listener.ways.get((listener.anywhere, port))
+        if entrance is None:
+            return None
+        now, client_ip = self.loop.now, Ip(inet_pton(family(ip), client[0].partition("%")[0]))
+        for _ in range(_TRIES):
+            one, gone = self.sessions.open(key, entrance, client_ip, not listener.keeps, now, self.rng)
+            if gone is not None:
+                gone.line.let_go()
+            if one is None:
+                return None
+            try:
+                sock = connect(one, client)
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    self.sessions.end(one)
+                    raise
+                self.sessions.refused(one, now)
+                continue
+            reply = Reply(listener.replies, ip, port, client_ip, client)
+            line = one.line = Line(self, one, sock, reply, way, client)
+            self.loop.watch(sock.fileno(), line.answer, LEVEL)
+            self.arm()
+            return line
+        return None
+
+    def left(self, entrance: Entrance, gone: Iterable[Endpoint]) -> None:
+        """These endpoints serve this way no more (`Entrance.become`). To be told at once."""
+        for one in self.sessions.left(entrance, gone):
+            if one.answered:
+                one.line.let_go()
+            else:
+                one.line.linger()
+
+    def arm(self) -> None:
+        due = self.sessions.due
+        if due < self._armed:
+            self._armed = due
+            self.loop.at(due, self)
+
+    def tick(self, now: float) -> None:
+        self._armed = inf
+        for one in self.sessions.expired(now):
+            one.line.let_go()
+        self.arm()
+
+    # --- descriptors --------------------------------------------------------------------
+
+    def make_room(self) -> bool:
+        """End some of those that are missed least; whether there were any. Their descriptors are free when
+        the round is over."""
+        count = 0
+        while count < max(8, len(self.sessions) // _SHED_SHARE):
+            one = self.sessions.make_room()
+            if one is None:
+                break
+            one.line.let_go()
+            count += 1
+        return count > 0 or self._spare()
+
+    def put_aside(self, listener: Listener, client: Any, told: bytes, data: bytes, size: int) -> None:
+        """There are no descriptors, or no ports, left for it. Make room, and try again after this round."""
+        if not self._aside:
+            if not self.make_room():
+                self.lost += 1
+                return
+            self.loop.last(self._again)
+        if len(self._aside) < _ASIDE:
+            self._aside.append((listener, client, told, data, size))
+        else:
+            self.lost += 1
+
+    def _again(self) -> None:
+        some, self._aside = self._aside, []
+        for listener, client, told, data, size in some:
+            VIEW[: len(data)] = data
+            try:
+                listener.take(len(data), size, client, told)
+            except OSError:
+                self.lost += 1
+
+    def close(self) -> None:
+        """Let go of everything, except of listeners."""
+        for one in self.sessions.clear():
+            one.line.let_go()
+        for line in list(self.lingering):
+            line.let_go()
+        for replies in self._replies.values():
+            replies.close()
+
+
+class Listener:
+    """A socket of `udp.listen`, of one class of ways. `keeps`: endpoints may see who the client is."""
+
+    def __init__(self, sock: socket, ways: Ways, keeps: bool, datagrams: Datagrams) -> None:
+        self.sock, self.ways, self.keeps = sock, ways, keeps
+        self.replies = datagrams.replies(sock.family)
+        self.anywhere = _ANYWHERE[sock.family]
+        self._datagrams = datagrams
+        sock.setblocking(False)
+        self._recv = sock.recvmsg_into
+        self._batch = 1.0
+
+    def open(self) -> None:
+        self._datagrams.loop.watch(self.sock.fileno(), self.event, LEVEL)
+
+    def close(self) -> None:
+        """Take nothing any more; others may have the socket, too. Here it must not stay open: of several at
+        one port, as those of a successor are, the kernel would go on to give it its share."""
+        self._datagrams.loop.unwatch(self.sock.fileno())
+        self._datagrams.loop.doom(self.sock)
+
+    def event(self, event: int) -> None:
+        # To be told that there is nothing left costs as much as half a datagram. So it is tried as often as
+        # there was something of late, and slowly more often; the listener is told of again while there is.
+        recv, find, datagrams = self._recv, self._datagrams.sessions.find, self._datagrams
+        for count in range(int(self._batch)):
+            try:
+                n, told, _, client = recv(BUFFERS, TOLD)
+            except BlockingIOError:
+                self._batch = max(1.0, count)
+                return
+            where = told[-1][2]
+            if len(told) == 1 and (one := find((self, client, where))) is not None:
+                datagrams.sessions.asked(one, datagrams.loop.now)
+                try:  # as `carry` does it, for what comes most
+                    one.line.tally.sent += one.line.send(VIEW[:n])
+                    continue
+                except OSError as error:
+                    if one.line.not_sent(error, n, 0):
+                        continue
+            size = pieces(told)
+            try:
+                self.take(n, size, client, where)
+            except OSError:
+                datagrams.put_aside(self, client, where, bytes(VIEW[:n]), size)
+        self._batch = min(_AT_ONCE, self._batch * 1.25)
+
+    def take(self, n: int, size: int, client: Any, told: bytes) -> None:
+        """What was read, `n` bytes in pieces of `size`, came from `client` and was sent to `told` (a struct
+        sockaddr). OSError if a session is needed, and there is no room for one."""
+        datagrams = self._datagrams
+        key = (self, client, told)
+        one = datagrams.sessions.find(key)
+        if one is not None:
+            datagrams.sessions.asked(one, datagrams.loop.now)
+            if one.line.carry(n, size):
+                return
+        line = datagrams.begin(self, key, client, told)
+        if line is None or not line.carry(n, size):
+            datagrams.lost += 1
+
+
+class Line:
+    """What carries a session's datagrams. `way`, `client`: as sockets have it."""
+
+    __slots__ = (
+        "_batch",
+        "_client",
+        "_datagrams",
+        "_face",
+        "_faceless",
+        "_gathers",
+        "_recv",
+        "_reply",
+        "_session",
+        "_sock",
+        "_way",
+        "answers",
+        "send",
+        "tally",
+    )
+
+    def __init__(
+        self, datagrams: Datagrams, session: Session, sock: socket, reply: Reply, way: Any, client: Any
+    ) -> None:
+        self._datagrams, self._session, self._sock, self._reply = datagrams, session, sock, reply
+        self._way, self._client = way, client
+        self.tally = session.entrance.tally
+        self._recv, self.send = sock.recv_into, sock.send
+        self._batch = 2
+        self._gathers = False
+        self.answers = 0
+        self._face: socket | None = None
+        self._faceless = False
+
+    # --- to the endpoint ----------------------------------------------------------------
+
+    def carry(self, n: int, size: int) -> bool:
+        """What was read, `n` bytes in pieces of `size` if that is not 0. False if the session has ended by
+        it, as an earlier datagram was refused. Then nothing has been sent."""
+        try:
+            if size and n > size:
+                self._sock.sendmsg((VIEW[:n],), in_pieces(size))
+            else:
+                self._sock.send(VIEW[:n])
+        except OSError as error:
+            return self.not_sent(error, n, size)
+        self.tally.sent += n
+        return True
+
+    def not_sent(self, error: OSError, n: int, size: int) -> bool:
+        """What `carry` returns when the kernel has said so."""
+        if error.errno not in _THIS_ONE:
+            self.refused()
+            return False
+        if size and n > size and error.errno in _NO_TRAINS:
+            self._one_by_one(n, size)
+        else:
+            self._datagrams.lost += 1
+        return True
+
+    def _one_by_one(self, n: int, size: int) -> None:
+        for at in range(0, n, size):
+            try:
+                self.tally.sent += self._sock.send(VIEW[at : min(n, at + size)])
+            except OSError as error:
+                if error.errno not in _THIS_ONE:
+                    self.refused()
+                    return
+                self._datagrams.lost += 1
+
+    # --- and back -----------------------------------------------------------------------
+
+    def answer(self, event: int) -> None:
+        """The endpoint has spoken, or an ICMP error has."""
+        datagrams, session = self._datagrams, self._session
+        try:
+            n = self._recv(VIEW)
+        except OSError as error:
+            self._not_read(error)
+            return
+        now = datagrams.loop.now
+        if session.heard != now or not session.answered:
+            datagrams.sessions.answered(session, now)
+            if not self.answers:
+                datagrams.arm()  # it may be due earlier now
+        self._back(n, 0)
+        # To find that there is no more costs half as much as one: so it is tried now and then only.
+        self.answers += 1
+        if not self.answers % _NOW_AND_THEN:
+            datagrams.loop.handlers[self._sock.fileno()] = self.burst
+            self._batch = 2
+
+    def burst(self, event: int) -> None:
+        """As `answer`, of an endpoint that may have more than one thing to say."""
+        datagrams, session = self._datagrams, self._session
+        recv = self._sock.recvmsg_into
+        for count in range(self._batch):
+            try:
+                n, told, _, _ = recv(BUFFERS, TOLD)
+            except BlockingIOError:
+                self._batch = max(2, count)
+                if count < 2 and not self._gathers:
+                    datagrams.loop.handlers[self._sock.fileno()] = self.answer
+                return
+            except OSError as error:
+                if not self._not_read(error):
+                    return
+                continue
+            datagrams.sessions.answered(session, datagrams.loop.now)
+            self._back(n, pieces(told))
+        self._batch = min(_AT_ONCE, self._batch * 2)
+        if self._batch > _BRISK and not self._gathers:
+            self._gathers = True
+            gather(self._sock)
+
+    def _not_read(self, error: OSError) -> bool:
+        """Whether the session goes on."""
+        if error.errno in _THIS_ONE:
+            return True
+        self.refused()
+        return False
+
+    def _back(self, n: int, size: int) -> None:
+        face = self._face
+        try:
+            if face is None and not size:
+                self._reply.send(VIEW[:n], n)
+            elif size < n and size:
+                if face is None:
+                    face = self._open_face()
+                if face is None or not self._train(face, n, size):
+                    for at in range(0, n, size):
+                        end = min(n, at + size)
+                        self._reply.send(VIEW[at:end], end - at)
+            elif face is not None:
+                face.send(VIEW[:n])
+            else:
+                self._reply.send(VIEW[:n], n)
+        except OSError:
+            self._datagrams.lost += (
+                1  # a client that is gone is missed by nobody, and its session ends in time
+            )
+        else:
+            self.tally.received += n
+
+    def _train(self, face: socket, n: int, size: int) -> bool:
+        try:
+            face.sendmsg((VIEW[:n],), in_pieces(size))
+        except OSError as error:
+            if error.errno not in _NO_TRAINS:
+                raise
+            return False
+        return True
+
+    def _open_face(self) -> socket | None:
+        if self._faceless:
+            return None
+        try:
+            face = between(AF_INET if len(self._client) == 2 else AF_INET6, self._way, self._client)
+        except OSError:
+            self._faceless = True  # somebody on the node has the port
+            return None
+        gather(face)
+        self._face = face
+        self._datagrams.loop.watch(face.fileno(), self.ask, LEVEL)
+        return face
+
+    def ask(self, event: int) -> None:
+        """The client has spoken, by the face; or an ICMP error says that it is gone."""
+        datagrams, session, face = self._datagrams, self._session, self._face
+        if face is None:
+            return
+        for _ in range(_BRISK):
+            try:
+                n, told, _, _ = face.recvmsg_into(BUFFERS, TOLD)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno not in _THIS_ONE:
+                    datagrams.sessions.end(session)
+                    self.let_go()
+                    return
+                continue
+            datagrams.sessions.asked(session, datagrams.loop.now)
+            if not self.carry(n, pieces(told)):
+                datagrams.lost += 1
+                return
+
+    # --- the end ------------------------------------------------------------------------
+
+    def refused(self) -> None:
+        """By the endpoint, or the way there."""
+        self._datagrams.sessions.refused(self._session, self._datagrams.loop.now)
+        self.let_go()
+
+    def crashed(self) -> None:
+        """Something of ours is wrong with it: it must not stay as it is."""
+        if not self._session.over:
+            self._datagrams.sessions.end(self._session)
+            self.let_go()
+
+    def linger(self) -> None:
+        """Its session is over, as its endpoint left before it answered. It may have been about to."""
+        datagrams = self._datagrams
+        self._session.line = None
+        datagrams.lingering.add(self)
+        datagrams.loop.handlers[self._sock.fileno()] = self.last_answer
+        datagrams.loop.at(datagrams.loop.now + _LINGER, self)
+
+    def last_answer(self, event: int) -> None:
+        """Or an ICMP error."""
+        with suppress(OSError):  # nobody asks that endpoint any more
+            self._back(self._recv(VIEW), 0)
+        self.let_go()
+
+    def tick(self, now: float) -> None:
+        """It has lingered long enough."""
+        if self in self._datagrams.lingering:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Its session is over."""
+        self._datagrams.lingering.discard(self)
+        loop, self._session.line = self._datagrams.loop, None
+        loop.doom(self._sock)
+        if self._face is not None:
+            loop.doom(self._face)
+            self._face = None
+
+
+def came_to(told: bytes) -> tuple[Ip, int]:
+    """The address and port in a struct sockaddr_in or sockaddr_in6."""
+    return Ip(told[8:24] if len(told) == 28 else told[4:8]), int.from_bytes(told[2:4], "big")
+
+
+def connect(one: Session, client: Any) -> socket:
+    """A socket to the session's endpoint, seen from there as the session says."""
+    af = family(one.client)
+    there = place_of(one.endpoint.ip, one.endpoint.port)
+    host, *more = (client[0], *client[2:]) if one.as_client else (_ANYWHERE[af],)
+    if one.port:
+        try:
+            return between(af, (host, one.port, *more), there, one.as_client)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            # Somebody on the node has that port, at all addresses.
+    return between(af, (host, 0, *more), there, one.as_client)

@@ -1,0 +1,80 @@
+"""What the control process and a worker say arrives as it was said, however the bytes are cut."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubeway.errors import Malformed
+from kubeway.planes.relay.entrance import Tally
+from kubeway.planes.relay.objects import BALANCES, Endpoint, Way
+from kubeway.planes.relay.stream import Limits
+from kubeway.shell.relay.orders import (
+    Answer,
+    Ask,
+    Begin,
+    Done,
+    Given,
+    Name,
+    Order,
+    Put,
+    Stop,
+    Told,
+    answers,
+    frame,
+    orders,
+)
+from kubeway.values import TCP, Ip
+
+IPS = (st.binary(min_size=4, max_size=4) | st.binary(min_size=16, max_size=16)).map(Ip)
+NAMES: st.SearchStrategy[Name] = st.tuples(
+    st.sampled_from(["cluster", "local"]), IPS, st.just(int(TCP)), st.integers(1, 65535)
+)
+ENDPOINTS = st.builds(Endpoint, IPS, st.integers(1, 65535), st.booleans())
+WAYS = st.builds(
+    Way,
+    st.lists(ENDPOINTS, max_size=3).map(tuple),
+    st.integers(0, 86400),
+    st.sampled_from(BALANCES),
+    st.booleans(),
+    st.integers(0, 60),
+)
+ORDERS = (
+    st.builds(Put, st.integers(0, 9), st.lists(st.tuples(NAMES, st.none() | WAYS), max_size=3))
+    | st.builds(Ask, st.integers(0, 9))
+    | st.builds(Stop, st.integers(0, 9), st.floats(0, 9))
+    | st.just(Begin([Given(5, TCP, "local", True)], Limits(), 0.5))
+)
+TALLIES = st.builds(Tally, *[st.integers(0, 1 << 60)] * 5)
+ANSWERS = st.builds(Done, st.integers(0, 9)) | st.builds(
+    Told, st.integers(0, 9), st.lists(st.tuples(NAMES, TALLIES), max_size=3), st.integers(0, 9), st.just(0)
+)
+
+
+@given(st.lists(ORDERS, max_size=4), st.integers(1, 50))
+def test_orders_arrive(said: list[Order], cut: int) -> None:
+    data = b"".join(map(frame, said))
+    frames = orders()
+    heard = [one for at in range(0, len(data), cut) for one in frames.feed(data[at : at + cut])]
+    assert heard == said
+
+
+@given(st.lists(ANSWERS, max_size=4), st.integers(1, 50))
+def test_answers_arrive(said: list[Answer], cut: int) -> None:
+    data = b"".join(map(frame, said))
+    frames = answers()
+    assert [one for at in range(0, len(data), cut) for one in frames.feed(data[at : at + cut])] == said
+
+
+@given(st.binary(max_size=60), st.booleans())
+def test_any_bytes_are_something_or_malformed(data: bytes, framed: bool) -> None:
+    with suppress(Malformed):
+        list(orders().feed(len(data).to_bytes(4, "big") + data if framed else data))
+
+
+def test_a_frame_too_long_is_refused_before_it_is_waited_for() -> None:
+    with pytest.raises(Malformed, match="a frame of"):
+        list(orders().feed(b"\xff\xff\xff\xff"))
