@@ -3,9 +3,9 @@ Userspace mode's rules and ways for many Services, beside `nft -f` loading the s
 
     python -m bench.steering [SERVICES [TRIES]]
 
-A cold start from an empty kernel (settle, compile, write) and then one endpoint replaced, again and again. `rules`
-is the one transaction that steers all Services to the relay, `ways` what its worker is told, from the first
-byte until it goes by it; it is up already. Each try begins in an empty kernel, and ours and nft's take turns, so that a
+A cold start from an empty kernel (settle, compile, write), then one endpoint replaced, again and again.
+`rules` is the one transaction that steers all Services to the relay, `ways` what its worker is told, until it
+goes by it; it is up already. Each try begins in an empty kernel, and ours and nft's take turns, so that a
 machine that slows down slows both. Needs root; runs in network namespaces of its own.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from typing import Final
 
 from bench import worlds
 from bench.pipeline import OPTIONS, facts_of, load, nft
+from bench.relay import run
 from bench.tables import replaced
 from kubeway.lab.kernel import CLONE_NEWNET, unshare
 from kubeway.model.settle import Settler
@@ -57,7 +57,7 @@ def resident(pid: int) -> int:
 async def once(world: Path, changes: int) -> tuple[Stages, list[float], int, str]:
     """Seconds of each stage and of each change, KiB of the worker, and the rules as a text for nft."""
     unshare(CLONE_NEWNET)
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    await run("ip", "link", "set", "lo", "up")
     store = load(world)
     relay = RelayPlane([Listening("cluster", False, parse_ip("127.0.0.1"), 0, transparent=False)])
     await relay.write([])
@@ -118,7 +118,9 @@ def main(services: int = 10_000, tries: int = 5) -> int:
             ratios.append(stages["rules"] / beside)
             gc.collect()
     middle = {name: median(stages[name] for stages in every) for name in every[0]}
-    print(f"{services:,} x {ENDPOINTS}:", ", ".join(f"{name} {value:.3f} s" for name, value in middle.items()))
+    print(
+        f"{services:,} x {ENDPOINTS}:", ", ".join(f"{name} {value:.3f} s" for name, value in middle.items())
+    )
     print(f"rules / nft -f: {median(ratios):.3f}")
     print(f"one endpoint replaced, told to obeyed: p50 {median(took) * 1e3:.2f} ms, ", end="")
     print(f"p99 {quantiles(took, n=100)[98] * 1e3:.2f} ms; a worker takes {memory / 1024:.0f} MiB")
