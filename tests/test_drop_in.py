@@ -109,7 +109,6 @@ OTHER = {
     "log-text-info-buffer-size": "7",
     "log-json-split-stream": "true",
     "log-json-info-buffer-size": "7",
-    "udp-timeout": "7s",
     "proxy-port-range": "1-2",
 }
 
@@ -122,6 +121,14 @@ def test_what_is_accepted_is_told_once() -> None:
     (told,) = [note for note in asked.notes if "without effect" in note]
     named = {flag.path for flag in FLAGS if flag.name in accepted}
     assert set(told.partition(": ")[2].split(", ")) == named
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_udp_timeout_matters_in_its_mode_and_is_told_in_the_others(mode: str) -> None:
+    asked = settle({"proxy-mode": [mode], "udp-timeout": ["7s"]})
+    told = [note for note in asked.notes if "udpIdleTimeout" in note]
+    assert bool(told) == (mode != "userspace")
+    assert all("without effect" in note for note in told)
 
 
 def test_other_modes_are_refused_as_the_row_says() -> None:
@@ -161,7 +168,6 @@ def test_what_is_accepted_in_a_file_is_told(tmp_path: Path) -> None:
         "logging.vmodule": "[{filePattern: a, verbosity: 1}]",
         "clientConnection.acceptContentTypes": "application/json",
         "portRange": "1-2",
-        "udpIdleTimeout": "1s",
         "windowsRunAsService": "true",
         "winkernel.networkName": "x",
         "winkernel.sourceVip": "10.0.0.1",
