@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, ClassVar, NamedTuple, get_args
 
 import pytest
 import yaml
@@ -35,6 +35,7 @@ from kubeway.shell.metrics_pages import Pages
 from kubeway.shell.options import MODES
 from kubeway.shell.outfit import Figures
 from kubeway.shell.readyz import Readiness
+from kubeway.shell.relay.orders import Sums
 
 TEXT = (Path(__file__).resolve().parent.parent / "docs" / "drop-in.md").read_text()
 WORDS = {"same", "differs", "accepted", "absent", "new"}
@@ -264,8 +265,27 @@ def registered() -> dict[str, tuple[str, tuple[str, ...]]]:
     }
     assert tuple(modes) == MODES
     for mode, figures in modes.items():
-        told |= told_by(Metrics(mode=mode, figures=partial(lambda found: found, figures)))
+        relay = Silent() if mode == "userspace" else None
+        told |= told_by(
+            Metrics(
+                mode=mode,
+                figures=partial(lambda found: found, figures),
+                relay=partial(lambda found: found, relay),
+            )
+        )
     return told
+
+
+class Silent:
+    """A relay that has carried nothing."""
+
+    processes: ClassVar[list[int]] = []
+
+    async def ask(self, patience: float) -> None:
+        pass
+
+    def sums(self) -> Sums:
+        return Sums()
 
 
 def told_by(metrics: Metrics) -> dict[str, tuple[str, tuple[str, ...]]]:

@@ -107,6 +107,7 @@ class _Daemon:
             ],
             lag=lambda: self._convergence.lag(clock.monotonic()),
             figures=lambda: self._outfit.figures,
+            relay=lambda: self._outfit.relay,
         )
         self._timeline = Timeline(config.trace_file)
         self._synced = asyncio.Event()

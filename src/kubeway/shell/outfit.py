@@ -25,6 +25,7 @@ from kubeway.shell.options import RELAYING, Relaying
 
 if TYPE_CHECKING:
     from kubeway.planes.xtables.tally import Tally
+    from kubeway.shell.metrics_relay import Teller
 
 LEGACY: Final = "legacy"
 _MOST_WORKERS: Final = 4
@@ -42,12 +43,14 @@ class Figures(NamedTuple):
 
 
 class Outfit(NamedTuple):
-    """`holders`: the places its rules are in, of those `leftovers` knows. `figures`: of a mode of chains."""
+    """`holders`: the places its rules are in, of those `leftovers` knows. `figures`: of a mode of chains;
+    `relay`: who knows what was carried, in a mode that carries."""
 
     mode: Mode
     plane: Compound
     holders: frozenset[str]
     figures: Figures | None = None
+    relay: Teller | None = None
 
 
 def mode_named(name: str) -> Mode:
@@ -225,4 +228,4 @@ def _userspace(
         "link": LinkPlane(linker.objects),
         "nft": nft.NftPlane(linker.origin, linker.objects),
     }
-    return Outfit(mode, Compound(planes), frozenset({"nft", "steering"}))
+    return Outfit(mode, Compound(planes), frozenset({"nft", "steering"}), relay=relay)
