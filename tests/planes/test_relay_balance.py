@@ -110,6 +110,16 @@ def test_a_client_meets_the_same_one_until_its_time_is_over() -> None:
     assert one(balancer, now=4 * 9.9 + 10) == C
 
 
+def test_a_new_timeout_counts_for_who_is_remembered() -> None:
+    balancer = Balancer(Way((A, B, C), affinity=100))
+    assert [one(balancer), one(balancer, now=15.0)] == [A, A]
+    balancer.become(Way((A, B, C), affinity=10))
+    assert one(balancer, now=24.9) == A
+    assert one(balancer, now=40.0) == B
+    balancer.become(Way((A, B, C), affinity=100))
+    assert one(balancer, now=80.0) == B
+
+
 def test_a_client_is_where_it_was_sent_last() -> None:
     balancer = Balancer(Way((A, B, C), affinity=10))
     assert list(islice(balancer.choose(ME, 0.0, Random()), 2)) == [A, B]
