@@ -707,6 +707,21 @@ def test_connections_of_an_endpoint_that_left_go_on_for_a_while() -> None:
     played(story)
 
 
+def test_one_that_is_tried_in_vain_goes_on_to_the_endpoint_that_takes_its_place() -> None:
+    async def story() -> None:
+        nft("table ip t { chain c { type filter hook input priority 0; tcp dport 4444 drop; }; }")
+        with relay() as here:
+            await here.put(Way((Endpoint(LO, 4444),)))
+            dialled = [await here.dial() for _ in range(5)]
+            await opened(here, 5)
+            a = await serve(named("a"))
+            await here.put(Way((a,)))
+            # Left to the silent one, they would have been reset.
+            assert {await said(one) for one in dialled} == {"a 127.0.0.1"}
+
+    played(story)
+
+
 def test_connections_of_an_endpoint_that_comes_back_stay() -> None:
     async def story() -> None:
         with relay(limits=Limits(drain=0.5)) as here:

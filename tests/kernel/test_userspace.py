@@ -38,9 +38,8 @@ for _ in range(times):
 
 def twins(place: Place, pods: list[str]) -> None:
     """shop/cart in both families, at these pods."""
-    both = list(at.both(VIP))
-    families = ["IPv4", "IPv6"]
-    place.say("service.json", service(clusterIPs=both, ipFamilies=families, ipFamilyPolicy="RequireDualStack"))
+    both = {"clusterIPs": list(at.both(VIP)), "ipFamilies": ["IPv4", "IPv6"]}
+    place.say("service.json", service(ipFamilyPolicy="RequireDualStack", **both))
     four = endpoints(place.lab, pods)
     six = {
         **four,

@@ -107,15 +107,17 @@ class Streams:
         came = {(entrance, one) for entrance, one in came if entrance.balancer.load(one)}
         if not gone and not came:
             return
+        left = []
         for connection in self.all:
             stream = connection.stream
             if stream.endpoint is not None:
                 pair = (stream.entrance, stream.endpoint)
                 if pair in gone:
-                    stream.left(now)
-                    connection.arm()
+                    left.append(connection)
                 elif pair in came:
                     stream.back()
+        for connection in left:
+            connection.obey(connection.stream.left(now))
 
     def wake(self, entrance: Entrance) -> None:
         """Those that waited for an endpoint of this way go on."""
