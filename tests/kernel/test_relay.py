@@ -779,6 +779,26 @@ def test_with_patience_connections_end_by_themselves() -> None:
     played(story)
 
 
+def test_that_the_control_process_goes_after_it_said_so_is_no_trouble(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    async def story() -> None:
+        alone = RelayPlane([Listening("cluster", False, LO, 0, transparent=False)])
+        (port,) = alone.ports()
+        await alone.write([Change("add", way_key("cluster", LO, TCP, port), None, Way((await serve(echo),)))])
+        (worker,) = alone.processes
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"x")
+        await reader.readexactly(1)
+        alone.close(patience=30)  # and closes its end, which the worker is told in another round
+        await asyncio.sleep(0.5)
+        writer.close()
+        assert await asyncio.to_thread(os.waitpid, worker, 0) == (worker, 0)
+
+    played(story)
+    assert capfd.readouterr().err == ""
+
+
 CONTROL = """
 import asyncio
 from kubeway.planes.relay.objects import Endpoint, Way, way_key
