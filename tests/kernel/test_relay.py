@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import resource
@@ -17,7 +18,7 @@ from random import Random
 import pytest
 
 from kubeway import records
-from kubeway.errors import Refused
+from kubeway.errors import Lost, Refused
 from kubeway.planes.relay.objects import Endpoint, Way, way_key
 from kubeway.planes.relay.stream import RUNGS, Limits
 from kubeway.program.program import Change
@@ -551,6 +552,45 @@ def test_a_worker_that_hangs_is_ended_and_replaced(monkeypatch: pytest.MonkeyPat
             assert [str(one) for one in told] == [
                 f"relay worker {worker}: it does not answer (killed by signal 9); started anew"
             ]
+
+    played(story)
+
+
+def test_a_worker_has_time_to_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plane, "_ANSWER", 0.001)
+    told: list[records.Record] = []
+
+    async def story() -> None:
+        with relay(record=told.append) as here:
+            await here.put(Way((await serve(named("a")),)))
+            assert len(here.plane.processes) == 1
+            assert told == []
+            assert await said(await here.dial()) == "a 127.0.0.1"
+
+    played(story)
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[records.Record] = []
+    spawn = subprocess.Popen
+
+    def fails(*words: object, **how: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    async def story() -> None:
+        with relay(record=told.append) as here:
+            way = Way((await serve(named("a")),))
+            monkeypatch.setattr(plane.subprocess, "Popen", fails)
+            with pytest.raises(Lost, match=r"relay worker cannot be started: .*temporarily unavailable"):
+                await here.put(way)
+            monkeypatch.setattr(plane.subprocess, "Popen", spawn)
+            await here.put(way)
+            monkeypatch.setattr(plane.subprocess, "Popen", fails)
+            os.kill(here.plane.processes[0], signal.SIGKILL)
+            await until(lambda: len(told) > 2)
+            monkeypatch.setattr(plane.subprocess, "Popen", spawn)
+            assert await said(await here.dial()) == "a 127.0.0.1"
+            assert str(told[-1]).startswith("relay worker: cannot be started: [Errno 11]")
 
     played(story)
 
