@@ -456,7 +456,10 @@ class BindFailed(Record, frozen=True):
 
 
 class RelayWorkerDied(Record, frozen=True):
-    """A process that carries connections ended; those it carried broke. Who comes waits for its successor."""
+    """A process that carries connections ended; those it carried broke. Who comes waits for its successor.
+
+    `pid` is 0 where there was none: it could not be started.
+    """
 
     level = "error"
     pid: int
@@ -465,7 +468,8 @@ class RelayWorkerDied(Record, frozen=True):
 
     def __str__(self) -> str:
         successor = f"; another one starts in {self.retry_in:.3g} s" if self.retry_in else "; started anew"
-        return f"relay worker {self.pid}: {self.problem}{successor}"
+        who = f"relay worker {self.pid}" if self.pid else "relay worker"
+        return f"{who}: {self.problem}{successor}"
 
 
 # --- metrics and events -------------------------------------------------------------

@@ -21,7 +21,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from kubeway import records
-from kubeway.errors import Malformed
+from kubeway.errors import Lost, Malformed
 from kubeway.planes.relay.datagram import IDLE
 from kubeway.planes.relay.entrance import Tally
 from kubeway.planes.relay.objects import PLANE, Way
@@ -51,9 +51,11 @@ _QUICK: Final = 1.0  # seconds; a worker that lives for less is not started agai
 _PAUSE: Final = 0.1  # seconds, doubled with each that dies so soon
 _LONGEST: Final = 5.0
 _ANSWER: Final = 10.0  # seconds that a worker has to answer, before it is ended and started anew
+_START: Final = 60.0  # and those it has to begin: where processors are wanted badly, that alone takes ten
 _END: Final = 5.0  # seconds that a worker has to end when it is told to
 _EXIT: Final = 0.2  # and when it was seen to close its channel, which is the last it does
 _DIED: Final = "it died"
+_NO_START: Final = "relay worker cannot be started"
 
 Made = list[tuple[Listening, list[socket.socket]]]
 
@@ -231,13 +233,21 @@ class _Worker:
         self._inquiry: asyncio.Future[Answer] | None = None
         self._inquired_at = 0.0
         self._started_at = 0.0
+        self._began = False
         self._pause = 0.0
         self._waits: asyncio.TimerHandle | None = None
 
     def start(self) -> bool:
-        """Unless it runs, or is waited with; whether it was."""
+        """Unless it runs, or is waited with; whether it was. Lost if there can be no process."""
         if self._channel is not None or self._waits is not None or self._plane.closed:
             return False
+        try:
+            self._spawn()
+        except OSError as error:
+            raise Lost(f"{_NO_START}: {error}") from error
+        return True
+
+    def _spawn(self) -> None:
         loop = asyncio.get_running_loop()
         begin, inherited = self._plane.beginning(self._number, self._turn)
         ours, its = socket.socketpair()
@@ -260,10 +270,9 @@ class _Worker:
             its.close()
             os.close(file)
         ours.setblocking(False)
-        self._channel, self._started_at = ours, monotonic()
+        self._channel, self._started_at, self._began = ours, monotonic(), False
         self._frames, self._unsent = answers(), b""
         loop.add_reader(ours, self._heard)
-        return True
 
     async def ask(self, order: Callable[[int], Order]) -> None:
         """Tell it, and wait for its answer. One that dies meanwhile will know all there is to be told."""
@@ -277,7 +286,7 @@ class _Worker:
         self._unsent += frame(order(number))
         self._flush()
         try:
-            async with asyncio.timeout(_ANSWER):
+            async with asyncio.timeout(_ANSWER if self._began else _START):
                 await answer
         except TimeoutError:
             self._gone("it does not answer")
@@ -343,6 +352,7 @@ class _Worker:
                 self.tallies = {Key(PLANE, "way", tuple(name)): tally for name, tally in answer.tallies}
             self.sums = answer.sums
         if isinstance(answer, (Done, Told)):
+            self._began = True
             waiting = self._asked.pop(answer.number, None)
             if waiting is not None and not waiting.done():
                 waiting.set_result(answer)
@@ -375,7 +385,14 @@ class _Worker:
 
     def _start_again(self) -> None:
         self._waits = None
-        self.start()
+        try:
+            self.start()
+        except Lost as error:
+            self._pause = min(_LONGEST, max(_PAUSE, 2 * self._pause))
+            self._plane.record(
+                records.RelayWorkerDied(0, f"cannot be started: {error.__cause__}", self._pause)
+            )
+            self._waits = asyncio.get_running_loop().call_later(self._pause, self._start_again)
 
     def _let_go(self) -> None:
         if self._channel is not None:
