@@ -179,6 +179,7 @@ def _userspace(mode: Mode, linker: Linker, record: records.Recorder) -> Outfit:
     from kubeway.shell import nft
     from kubeway.shell.link_plane import LinkPlane
     from kubeway.shell.relay import replies
+    from kubeway.shell.relay.handover import NAME
     from kubeway.shell.relay.listeners import Listening
     from kubeway.shell.relay.plane import RelayPlane
     from kubeway.values import TCP, UDP
@@ -193,7 +194,7 @@ def _userspace(mode: Mode, linker: Linker, record: records.Recorder) -> Outfit:
         for proto in (TCP, UDP)
     ]
     planes: dict[str, Plane] = {
-        "relay": RelayPlane(listeners, linker.objects, record=record),
+        "relay": RelayPlane(listeners, linker.objects, name=NAME, record=record),
         "link": LinkPlane(linker.objects),
         "nft": nft.NftPlane(linker.origin, linker.objects),
     }

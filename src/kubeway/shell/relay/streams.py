@@ -186,9 +186,16 @@ class Listener:
         self.loop.watch(self.sock.fileno(), self.event, LEVEL)
 
     def close(self) -> None:
-        """Take who waits to be accepted, and then nobody any more; others may have the socket, too."""
-        self._batch = _BACKLOG
-        self._accept()
+        """Take who waits to be accepted, and then nobody any more; others may have the socket, too.
+
+        If they have, whoever cannot be taken is theirs, so nobody is reset to make room.
+        """
+        self.loop.unwatch(self.sock.fileno())
+        self._batch = 0  # for this round's `_accept`
+        with suppress(OSError):
+            for _ in range(_BACKLOG):
+                fd, address = self.sock._accept()  # type: ignore[attr-defined]
+                self._take(fd, address[0])
         self.loop.doom(self.sock)
 
     def event(self, event: int) -> None:
