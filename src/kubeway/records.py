@@ -280,6 +280,17 @@ class ClaimLost(Record, frozen=True):
         return f"{self.service} does not get {self.claim}: {self.holder} holds it"
 
 
+class ServiceUnspoken(Record, frozen=True):
+    """This mode does not speak the service port's protocol: clients are refused, as if nobody served."""
+
+    level = "warning"
+    service: str
+    mode: str
+
+    def __str__(self) -> str:
+        return f"{self.service} is refused to all: {self.mode} mode does not speak its protocol"
+
+
 class ObjectBad(Record, frozen=True):
     """An object, or part of one, that cannot be honoured. `where` names file, object and field."""
 

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -18,11 +19,13 @@ import pytest
 
 from kubeway import records
 from kubeway.errors import Refused
+from kubeway.planes.relay.entrance import Tally
 from kubeway.planes.relay.objects import Endpoint, Way, way_key
 from kubeway.planes.relay.stream import RUNGS, Limits
 from kubeway.program.program import Change
 from kubeway.shell.relay import plane
 from kubeway.shell.relay.listeners import Listening, listen
+from kubeway.shell.relay.orders import Sums
 from kubeway.shell.relay.plane import RelayPlane
 from kubeway.values import TCP, parse_ip
 from tests.kernel.netns import inside, ip, needs_root, nft
@@ -553,6 +556,84 @@ def test_a_worker_that_hangs_is_ended_and_replaced(monkeypatch: pytest.MonkeyPat
             ]
 
     played(story)
+
+
+def test_figures_are_told_by_those_who_answer_and_nobody_waits_for_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[records.Record] = []
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        with relay(workers=2, record=told.append) as here:
+            await here.put(Way((await serve(echo),)))
+            # Of both workers: a client's address decides which it comes to.
+            dialled = [await here.dial(f"127.0.0.{number}") for number in range(1, 17)]
+            for reader, writer in dialled:
+                writer.write(b"12345")
+                assert await reader.readexactly(5) == b"12345"
+            await here.plane.ask(30.0)
+            sums = here.plane.sums()
+            assert (sums.tcp.connections, sums.tcp.sent, sums.tcp.received) == (16, 80, 80)
+            assert (sums.open, sums.waiting, sums.udp) == (16, 0, Tally())
+            hung = here.plane.processes[0]
+            os.kill(hung, signal.SIGSTOP)
+            began = loop.time()
+            for _ in range(3):
+                await here.plane.ask(0.1)
+            assert loop.time() - began < 5
+            assert here.plane.sums() == sums
+            assert not told
+            # Who owes its answer for too long is ended, and what it had told goes on to count.
+            monkeypatch.setattr(plane, "_ANSWER", 0.05)
+            await asyncio.sleep(0.1)
+            await here.plane.ask(0.1)
+            (died,) = told
+            assert isinstance(died, records.RelayWorkerDied)
+            assert (died.pid, died.problem.partition(" (")[0]) == (hung, "it does not answer")
+            monkeypatch.undo()
+            await here.plane.ask(30.0)
+            sums = here.plane.sums()
+            assert sums.tcp.connections == 16
+            assert 0 < sums.open < 16
+            for _, writer in dialled:
+                writer.transport.abort()
+
+    played(story)
+
+
+def test_sums_outlast_the_ways_that_things_were_carried_by() -> None:
+    async def story() -> None:
+        with relay(limits=Limits(drain=30.0)) as here:
+            await here.put(Way((await serve(echo),)))
+            reader, writer = await here.dial()
+            writer.write(b"123")
+            await reader.readexactly(3)
+            ended = await here.dial()
+            ended[1].close()
+            await until_sums(here, lambda sums: sums.open == 1 and sums.tcp.connections == 2)
+            await here.put(None)
+            await until_sums(here, lambda sums: (sums.tcp.connections, sums.tcp.sent) == (2, 3))
+            assert await here.plane.counters() == {}
+            writer.write(b"4567")
+            await reader.readexactly(4)
+            await until_sums(here, lambda sums: (sums.tcp.sent, sums.open) == (7, 1))
+            writer.close()
+            await until_sums(here, lambda sums: (sums.tcp.sent, sums.open) == (7, 0))
+            await until_sums(here, lambda sums: (sums.tcp.sent, sums.tcp.connections) == (7, 2))
+
+    played(story)
+
+
+async def until_sums(here: Relay, check: Callable[[Sums], bool]) -> None:
+    loop = asyncio.get_running_loop()
+    end = loop.time() + 20
+    while True:
+        await here.plane.ask(20.0)
+        if check(here.plane.sums()):
+            return
+        assert loop.time() < end, here.plane.sums()
+        await asyncio.sleep(0.02)
 
 
 def test_a_worker_that_dies_at_once_again_and_again_is_waited_with() -> None:

@@ -107,6 +107,7 @@ class _Daemon:
             ],
             lag=lambda: self._convergence.lag(clock.monotonic()),
             figures=lambda: self._outfit.figures,
+            relay=lambda: self._outfit.relay,
         )
         self._timeline = Timeline(config.trace_file)
         self._synced = asyncio.Event()
@@ -126,7 +127,9 @@ class _Daemon:
             set_oom_score_adj(config.oom_score_adj, self._hear)
         linker = Linker()
         options = able(config.options)
-        self._outfit = outfit(options, linker, self._hear, config.iptables_backend, config.ipvs_drain)
+        self._outfit = outfit(
+            options, linker, self._hear, config.iptables_backend, config.ipvs_drain, config.relaying
+        )
         self._syncing: asyncio.Task[None] | None = None
         self._succeeded = False
         self._awaited = False  # manifests were followed before the first sync

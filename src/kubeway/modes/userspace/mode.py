@@ -23,7 +23,7 @@ from kubeway.planes.relay import objects as relay
 from kubeway.planes.relay.fates import balance
 from kubeway.planes.relay.objects import Way, sees, way_key
 from kubeway.program.program import Fragment, Key, Object, Origin
-from kubeway.values import SCTP, Ip, family_of, show_addr
+from kubeway.values import Ip, family_of, show_addr
 
 _CLASSES: Final = {port: one for one, port in PORTS.items()}
 _EITHER: Final = (False, True)
@@ -57,14 +57,16 @@ class UserspaceMode:
         objects: dict[Key, Object] = {}
         family, proto = forward.family, forward.proto
         everyone, here = _way(forward.cluster, forward), _way(forward.local, forward)
-        # The relay speaks no SCTP.
-        for one in ways(objects, forward, WORDS[family], served=proto != SCTP):
-            chain = chain_of(one.external, one.by_local, bool(forward.local))
+        # Whom nobody can serve yet waits with the relay, in whichever list somebody may come to be.
+        held = bool(forward.hold) and not forward.usable
+        somebody = held or bool(forward.local)
+        for one in ways(objects, forward, WORDS[family], served=view.speaks(proto), held=held):
+            chain = chain_of(one.external, one.by_local, somebody)
             objects[one.key] = Element(_GOTO[chain], comment=one.comment)
             ip, port = one.frontend.ip, one.frontend.port
             if one.external or not one.by_local:
                 objects[way_key("cluster", ip, proto, port, family)] = everyone
-            if one.by_local and forward.local:
+            if one.by_local and somebody:
                 objects[way_key("local", ip, proto, port, family)] = here
         return Fragment(Origin(forward.name, "service port"), objects)
 
@@ -88,7 +90,13 @@ USERSPACE: Final = UserspaceMode()
 
 
 def _way(endpoints: tuple[Endpoint, ...], forward: Forward) -> Way:
-    return Way(tuple(relay.Endpoint(one.ip, one.port) for one in endpoints), affinity=forward.affinity)
+    return Way(
+        tuple(relay.Endpoint(one.ip, one.port) for one in endpoints),
+        forward.affinity,
+        forward.balance,
+        forward.demote,
+        forward.hold,
+    )
 
 
 def _relayed(objects: Mapping[Key, Object], packet: Packet, port: int, trail: list[str] | None) -> Fates:

@@ -214,6 +214,11 @@ class Balancer:
         if self._failed:
             self._failed.pop(one, None)
 
+    @property
+    def busy(self) -> bool:
+        """Whether any endpoint, be it one that left, has connections."""
+        return any(self._open.values())
+
     def load(self, one: Endpoint) -> int:
         """How many connections it has."""
         return self._open.get(one, 0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from kubeway.errors import Malformed
 from kubeway.planes.relay.datagram import IDLE
@@ -92,9 +92,10 @@ class Put(Struct, frozen=True, tag=True):
 
 
 class Ask(Struct, frozen=True, tag=True):
-    """To be told what was carried."""
+    """To be told what was carried; `ways`: of each way, too."""
 
     number: int
+    ways: bool = True
 
 
 class Stop(Struct, frozen=True, tag=True):
@@ -110,16 +111,46 @@ class Done(Struct, frozen=True, tag=True):
     number: int
 
 
+class Sums(Struct, frozen=True):
+    """What was carried by all ways there were, and how much is going on.
+
+    `tcp`, `udp`: of the protocol; `shed`: connections and sessions let go for lack of descriptors or of room;
+    `lost`: datagrams that went nowhere. These only grow. `open`: connections now, and of them those
+    `waiting`; `sessions`: of UDP, now.
+    """
+
+    tcp: Tally = field(default_factory=Tally)
+    udp: Tally = field(default_factory=Tally)
+    shed: int = 0
+    lost: int = 0
+    open: int = 0
+    waiting: int = 0
+    sessions: int = 0
+
+    def plus(self, other: Sums) -> Sums:
+        """Both together."""
+        tcp, udp = Tally(), Tally()
+        for one in (self, other):
+            tcp.add(one.tcp)
+            udp.add(one.udp)
+        return Sums(
+            tcp,
+            udp,
+            self.shed + other.shed,
+            self.lost + other.lost,
+            self.open + other.open,
+            self.waiting + other.waiting,
+            self.sessions + other.sessions,
+        )
+
+
 class Told(Struct, frozen=True, tag=True):
-    """What this worker has carried since it was started. `open`: connections now; `shed`: those let go for
-    lack of descriptors. `sessions`: of UDP, now; `lost`: datagrams that went nowhere."""
+    """What this worker has carried since it was started: by the ways that there are, if that was asked for,
+    and by all."""
 
     number: int
     tallies: list[tuple[Name, Tally]]
-    open: int
-    shed: int
-    sessions: int = 0
-    lost: int = 0
+    sums: Sums
 
 
 Known = list[tuple[bytes, Endpoint, float]]

@@ -21,6 +21,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from msgspec.structs import replace
+
 from kubeway import records
 from kubeway.errors import Lost, Malformed
 from kubeway.planes.relay.datagram import IDLE
@@ -31,7 +33,20 @@ from kubeway.program.program import Change, Key, Object
 from kubeway.shell.clock import monotonic
 from kubeway.shell.relay.generation import Generation, Handed, inherit
 from kubeway.shell.relay.listeners import Listening, listen, spread
-from kubeway.shell.relay.orders import Answer, Ask, Begin, Done, Given, Order, Put, Stop, Told, answers, frame
+from kubeway.shell.relay.orders import (
+    Answer,
+    Ask,
+    Begin,
+    Done,
+    Given,
+    Order,
+    Put,
+    Stop,
+    Sums,
+    Told,
+    answers,
+    frame,
+)
 
 _AT_ONCE: Final = 100
 """Ways told in one order: a worker carries on between two."""
@@ -81,6 +96,7 @@ class RelayPlane:
         self._held: dict[Key, Way] = {}
         self._sockets: Made = []
         self._past: dict[Key, Tally] = {}
+        self._past_sums = Sums()
         self._closed = self._stands = False
         self._writing = asyncio.Lock()
         self._number = 0
@@ -244,15 +260,31 @@ class RelayPlane:
                     found.setdefault(key, Tally()).add(tally)
         return found
 
+    async def ask(self, patience: float) -> None:
+        """Have the workers tell what `sums` is to know; not longer than so many seconds.
+
+        Who does not answer in that time is not waited for: its answer counts when it comes.
+        """
+        owed = [answer for one in self._workers if (answer := one.inquire()) is not None]
+        if owed:
+            await asyncio.wait(owed, timeout=patience)
+
+    def sums(self) -> Sums:
+        """As last told, those of workers that died included; but for what was going on with them."""
+        found = self._past_sums
+        for worker in self._workers:
+            found = found.plus(worker.sums)
+        return found
+
     @property
     def open(self) -> int:
         """Connections, as last told."""
-        return sum(worker.open for worker in self._workers)
+        return sum(worker.sums.open for worker in self._workers)
 
     @property
     def shed(self) -> int:
         """Connections let go for lack of descriptors, as last told, by the workers there are."""
-        return sum(worker.shed for worker in self._workers)
+        return sum(worker.sums.shed for worker in self._workers)
 
     @property
     def processes(self) -> list[int]:
@@ -279,8 +311,9 @@ class RelayPlane:
             [*(one.fd for one in given), *(() if papers is None else papers.all)],
         )
 
-    def past(self, tallies: Mapping[Key, Tally]) -> None:
+    def past(self, tallies: Mapping[Key, Tally], sums: Sums) -> None:
         """What a worker that died had carried."""
+        self._past_sums = self._past_sums.plus(replace(sums, open=0, waiting=0, sessions=0))
         for key, tally in tallies.items():
             self._past.setdefault(key, Tally()).add(tally)
 
@@ -301,12 +334,14 @@ class _Worker:
         self._plane, self._turn, self._number = plane, start, number
         self.process: subprocess.Popen[bytes] | None = None
         self.tallies: dict[Key, Tally] = {}
-        self.open = self.shed = 0
+        self.sums = Sums()
         self._channel: socket.socket | None = None
         self._frames = answers()
         self._unsent = b""
         self._asked: dict[int, asyncio.Future[Answer]] = {}
         self._count = 0
+        self._inquiry: asyncio.Future[Answer] | None = None
+        self._inquired_at = 0.0
         self._started_at = 0.0
         self._pause = 0.0
         self._waits: asyncio.TimerHandle | None = None
@@ -361,6 +396,24 @@ class _Worker:
         finally:
             self._asked.pop(number, None)
 
+    def inquire(self) -> asyncio.Future[Answer] | None:
+        """Have it tell what was carried: its answer, which is not to be waited for without end. None: it does
+        not run. It is not asked twice before it has answered; who owes an answer for too long is ended."""
+        if self._channel is None:
+            return None
+        if self._inquiry is not None and not self._inquiry.done():
+            if monotonic() - self._inquired_at < _ANSWER:
+                return self._inquiry
+            self._gone("it does not answer")
+            return None
+        self._count += 1
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._asked[self._count] = self._inquiry = answer
+        self._inquired_at = monotonic()
+        self._unsent += frame(Ask(self._count, ways=False))
+        self._flush()
+        return answer
+
     def _flush(self) -> None:
         loop, channel = asyncio.get_running_loop(), self._channel
         if channel is None:
@@ -398,10 +451,11 @@ class _Worker:
 
     def _told(self, answer: Order | Answer) -> None:
         if isinstance(answer, Told):
-            self.tallies = {Key(PLANE, "way", tuple(name)): tally for name, tally in answer.tallies}
-            self.open, self.shed = answer.open, answer.shed
+            if answer.tallies:
+                self.tallies = {Key(PLANE, "way", tuple(name)): tally for name, tally in answer.tallies}
+            self.sums = answer.sums
         if isinstance(answer, (Done, Told)):
-            waiting = self._asked.get(answer.number)
+            waiting = self._asked.pop(answer.number, None)
             if waiting is not None and not waiting.done():
                 waiting.set_result(answer)
 
@@ -414,11 +468,12 @@ class _Worker:
         if process is not None and why != _DIED:
             process.kill()
         code = self.end(_EXIT)
-        self._plane.past(self.tallies)
-        self.tallies, self.open, self.shed = {}, 0, 0
+        self._plane.past(self.tallies, self.sums)
+        self.tallies, self.sums = {}, Sums()
         for waiting in self._asked.values():
             if not waiting.done():
                 waiting.set_result(Done(0))
+        self._asked.clear()
         if self._plane.closed:
             return
         quick = monotonic() - self._started_at < _QUICK

@@ -28,7 +28,7 @@ from select import EPOLLOUT
 from typing import Final
 
 from kubeway.planes.relay.datagram import MOST, PORTS, TURNS, Sessions
-from kubeway.planes.relay.entrance import Entrance
+from kubeway.planes.relay.entrance import Entrance, Tally
 from kubeway.planes.relay.objects import Endpoint, Way
 from kubeway.shell.relay import datagrams
 from kubeway.shell.relay.datagrams import Datagrams, Line
@@ -44,13 +44,14 @@ from kubeway.shell.relay.orders import (
     Order,
     Put,
     Stop,
+    Sums,
     Told,
     frame,
     orders,
 )
 from kubeway.shell.relay.streams import Connection, Listener, Streams, Ways, owner_of, place_of
 from kubeway.shell.relay.succession import Succession
-from kubeway.values import UDP, Ip
+from kubeway.values import TCP, UDP, Ip, Proto
 
 _READ: Final = 1 << 16
 # Seconds between two looks at whether all have ended: a part of the time for which that was looked for.
@@ -69,9 +70,13 @@ class Worker:
         self.streams = Streams(self.loop, Random(), begin.limits)
         self.entrances: dict[Name, Entrance] = {}
         self._ways: dict[tuple[str, int], Ways] = defaultdict(dict)  # by list and protocol
+        self._gone = {TCP: Tally(), UDP: Tally()}
+        """What was carried by ways that are no more."""
+        self._leaving: dict[Entrance, int] = {}
+        """Such ways, with their protocol, that still have connections."""
         self._limits, self._start = begin.limits, begin.start
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        ports = PORTS[begin.turn :: TURNS]
+        ports = PORTS[begin.turn :: TURNS][begin.number :: begin.workers]
         sessions = Sessions(min(MOST, descriptors // 2), idle=begin.idle, ports=ports)
         self.datagrams = Datagrams(self.loop, Random(), sessions, self.streams.make_room)
         self._given = begin.listeners
@@ -138,11 +143,43 @@ class Worker:
             if way is None:
                 del self.entrances[name]
                 del self._ways[list_, proto][place_of(Ip(ip), port)]
+                self._leaving[entrance] = proto
         if gone or came:
             self.streams.changed(gone, came)
         for entrance in changed:
             if entrance.waiting:
                 self.streams.wake(entrance)
+        if self._leaving:
+            self._settle()
+
+    # --- what was carried ---------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Put down what ways have carried that are no more and have no connections any more."""
+        for entrance, proto in [*self._leaving.items()]:
+            if not entrance.busy:
+                self._gone[Proto(proto)].add(entrance.tally)
+                del self._leaving[entrance]
+
+    def _sums(self) -> Sums:
+        found = {proto: Tally() for proto in self._gone}
+        waiting = 0
+        for proto, tally in self._gone.items():
+            found[proto].add(tally)
+        # Of most ways nobody on this node makes use.
+        used = [(name[2], one) for name, one in self.entrances.items() if one.tally.connections]
+        for number, one in [*used, *((proto, one) for one, proto in self._leaving.items())]:
+            found[Proto(number)].add(one.tally)
+            waiting += len(one.waiting)
+        return Sums(
+            found[TCP],
+            found[UDP],
+            self.streams.shed + self.datagrams.sessions.shed,
+            self.datagrams.lost,
+            len(self.streams.all),
+            waiting,
+            len(self.datagrams.sessions),
+        )
 
     # --- the control process --------------------------------------------------------------
 
@@ -172,10 +209,10 @@ class Worker:
             self._say(Done(order.number))
         elif isinstance(order, Ask):
             self.streams.count()
-            tallies = [(name, entrance.tally) for name, entrance in self.entrances.items()]
-            shed = self.streams.shed + self.datagrams.sessions.shed
-            sessions, lost = len(self.datagrams.sessions), self.datagrams.lost
-            self._say(Told(order.number, tallies, len(self.streams.all), shed, sessions, lost))
+            self._settle()
+            each = self.entrances.items() if order.ways else ()
+            tallies = [(name, entrance.tally) for name, entrance in each]
+            self._say(Told(order.number, tallies, self._sums()))
         elif isinstance(order, Stop):
             self._say(Done(order.number))
             if self.succession is not None:
