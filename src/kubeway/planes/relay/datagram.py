@@ -23,7 +23,7 @@ The client's next datagram after `left`, or the end, opens another one.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from math import inf
 from typing import Any, Final
 
@@ -50,6 +50,10 @@ one of them another port, nf_nat_used_tuple in net/netfilter/nf_nat_core.c; we d
 These ports are none that Linux gives to who asks for any (net.ipv4.ip_local_port_range), so hardly a client
 has one of them; nor does the node want for ports because of sessions. Linux itself masqueraded by them,
 before it had connection tracking."""
+
+TURNS: Final = 4
+"""The ports are shared out to carriers that come after each other: the sessions of one that has handed over
+wait for their last answers yet, and no two may look the same to an endpoint."""
 
 _PROBES: Final = 64
 
@@ -120,6 +124,9 @@ class Sessions:
     def __len__(self) -> int:
         """Those that are leaving, too."""
         return len(self._by_key) + len(self._leaving)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter([*self._by_key.values()])
 
     def at(self, entrance: Entrance, endpoint: Endpoint) -> int:
         """How many this endpoint serves."""

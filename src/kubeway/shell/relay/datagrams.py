@@ -163,6 +163,19 @@ class Datagrams:
             except OSError:
                 self.lost += 1
 
+    def retire(self) -> None:
+        """Clients speak to another carrier from now on. What was asked for may still be answered: sessions go
+        on until their endpoints have been silent for as long as a first answer may take."""
+        self.sessions.idle = min(self.sessions.idle, self.sessions.first)
+        for one in self.sessions:
+            one.line.turn_away()
+        self.arm()
+
+    @property
+    def open(self) -> int:
+        """How many sessions there are, with those that are over but for an answer."""
+        return len(self.sessions) + len(self.lingering)
+
     def close(self) -> None:
         """Let go of everything, except of listeners."""
         for one in self.sessions.clear():
@@ -426,6 +439,13 @@ class Line:
                 return
 
     # --- the end ------------------------------------------------------------------------
+
+    def turn_away(self) -> None:
+        """The client's next datagrams are to come by the listener."""
+        self._faceless = True
+        if self._face is not None:
+            self._datagrams.loop.doom(self._face)
+            self._face = None
 
     def refused(self) -> None:
         """By the endpoint, or the way there."""
