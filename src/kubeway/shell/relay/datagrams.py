@@ -171,11 +171,6 @@ class Datagrams:
             one.line.turn_away()
         self.arm()
 
-    @property
-    def open(self) -> int:
-        """How many sessions there are, with those that are over but for an answer."""
-        return len(self.sessions) + len(self.lingering)
-
     def close(self) -> None:
         """Let go of everything, except of listeners."""
         for one in self.sessions.clear():

@@ -269,9 +269,9 @@ class Worker:
         """Look whether this is the end."""
         if self._ends_at is None:
             return
-        if self.datagrams.open and now >= self._stopped_at + self._limits.drain:
+        if len(self.datagrams.sessions) and now >= self._stopped_at + self._limits.drain:
             self.datagrams.close()
-        if now >= self._ends_at or not (self.streams.all or self.datagrams.open):
+        if now >= self._ends_at or not (self.streams.all or len(self.datagrams.sessions)):
             # Who is cut off is to know that it was: the end of a process alone looks like the end of a text.
             for connection in [*self.streams.all]:
                 connection.obey(connection.stream.shed())
