@@ -15,6 +15,7 @@ import pytest
 from kubeway.lab.host import LabError
 from kubeway.lab.topology import Lab
 from tests.kernel.place import Place
+from tests.kernel.workers import end_workers
 
 MANY_ERRORS = {"net.ipv4.icmp_msgs_per_sec": 1_000_000, "net.ipv4.icmp_msgs_burst": 100_000}
 """A host sends some 50 ICMP errors of both families at once (icmp_global_allow), and we ask for more."""
@@ -55,7 +56,10 @@ def lab() -> Iterator[Lab]:
         # Kernels that have this for the whole machine only leave it as it is.
         with suppress(LabError):
             lab.node.sysctl(MANY_ERRORS)
-        yield lab
+        try:
+            yield lab
+        finally:
+            end_workers(lab.node.net)
 
 
 @pytest.fixture
@@ -77,5 +81,6 @@ def node(lab: Lab) -> Iterator[None]:
 
 
 def bare(lab: Lab) -> None:
-    """No rules of any kind, and no flows."""
+    """No rules of any kind, no flows, and no workers of a relay, which live on without a daemon."""
+    end_workers(lab.node.net)
     lab.node.run(["sh", "-ec", BARE])

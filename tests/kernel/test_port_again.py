@@ -1,4 +1,4 @@
-"""A client that uses its port again at once, as one with many connections comes to do, is served each time."""
+"""A client that uses its port again at once, as one of many connections may, is served each time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.kernel.play import WAYS
 
 pytestmark = pytest.mark.kernel
 
-# The server ends first, so what is between keeps the connection in mind for a minute, and the client does not.
+# The server ends first: so who is between keeps the connection in mind for a minute, and the client does not.
 AGAIN = """
 import socket, sys
 for _ in range(5):

@@ -77,9 +77,9 @@ def _base_chains(words: Words, view: FamilyView, bit: int) -> Chains:
             Chain("filter", "prerouting", _STEER),
             [
                 others,
-                # Not what is new: a client may use a port again whose last connection the relay still keeps in
-                # mind (TIME_WAIT). `tproxy` knows what to do with both.
-                b.rule(b.known_flow(), b.transparent(), home, accept, comment="of a connection of the relay's"),
+                # Not what is new: a client may use a port again whose last connection the relay still keeps
+                # in mind (TIME_WAIT). `tproxy` knows what to do with both.
+                b.rule(b.known_flow(), b.transparent(), home, accept, comment="a connection of the relay's"),
                 b.rule(b.marked(bit), accept, comment="steered at output"),
                 b.rule(loopback, b.flow_marked(bit), accept, comment="the relay's, to this node itself"),
                 firewall,
