@@ -122,7 +122,7 @@ class Heritage:
             hand = Hand(head.version, _ALWAYS, head.led, 0, 0, [])
             if head.version == VERSION:
                 hand = msgspec.msgpack.decode(data, type=Hand)
-                if _ALWAYS + 1 + hand.memories + len(hand.listeners) != len(descriptors):
+                if hand.memories < 0 or _ALWAYS + 1 + hand.memories + len(hand.listeners) != len(descriptors):
                     raise Lost("its descriptors are not what it says")
         except (msgspec.MsgspecError, Lost) as error:
             close_all(descriptors)
