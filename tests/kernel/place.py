@@ -122,8 +122,8 @@ class Place:
             process.wait()
 
 
-def until(what: str, check: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE
+def until(what: str, check: Callable[[], object], seconds: float = PATIENCE) -> None:
+    end = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < end, what
         time.sleep(0.01)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from kubeway.planes.memory import MemoryPlane
 from kubeway.planes.relay.datagram import IDLE
 from kubeway.planes.relay.stream import Limits
 from kubeway.program.link import Linker
+from kubeway.program.program import Change, Key
 from kubeway.shell import ipset_plane, ipvs_plane, kernel, leftovers, link_plane, outfit
 from kubeway.shell import nft as nft_plane
 from kubeway.shell.compound import Compound
@@ -225,6 +227,36 @@ def test_who_looks_after_planes_is_told_the_first_time_that_one_asks_for() -> No
 
 def test_planes_in_which_nothing_goes_on_are_left_alone() -> None:
     assert Compound({"b": MemoryPlane(sysctl)}).tend(3.0) == inf
+
+
+class Standing(MemoryPlane):
+    def __init__(self, told: list[str]) -> None:
+        super().__init__(sysctl)
+        self._told = told
+
+    async def stand(self) -> None:
+        self._told.append("stands")
+
+    async def write(self, changes: Sequence[Change]) -> None:
+        self._told.append("written")
+
+
+class Told(MemoryPlane):
+    def __init__(self, told: list[str]) -> None:
+        super().__init__(sysctl)
+        self._told = told
+
+    async def write(self, changes: Sequence[Change]) -> None:
+        self._told.append("led to")
+
+
+def test_what_is_led_to_is_at_work_before_anything_leads_there() -> None:
+    told: list[str] = []
+    plane = Compound({"relay": Standing(told), "nft": Told(told)})
+    asyncio.run(plane.write([Change("add", Key("nft", "table", ()), None, object())]))
+    assert told == ["stands", "led to"]
+    asyncio.run(plane.write([Change("add", Key("relay", "way", ()), None, object())]))
+    assert told[2:] == ["written"]
 
 
 # --- what is left of ipvs mode, where there is no ipvs ------------------------------------

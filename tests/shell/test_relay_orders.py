@@ -21,6 +21,7 @@ from kubeway.shell.relay.orders import (
     Given,
     Name,
     Order,
+    Papers,
     Put,
     Stop,
     Sums,
@@ -49,6 +50,16 @@ ORDERS = (
     | st.builds(Ask, st.integers(0, 9), st.booleans())
     | st.builds(Stop, st.integers(0, 9), st.floats(0, 9))
     | st.just(Begin([Given(5, TCP, "local", True)], Limits(), 0.5))
+    | st.just(
+        Begin(
+            [Given(5, TCP, "local", True, bytes(4), 10801, True, 3)],
+            Limits(),
+            number=1,
+            workers=2,
+            turn=3,
+            papers=Papers(6, 7, 8, 9, 10, 11, [12, 13], [14, 15], 16, 17, [18]),
+        )
+    )
 )
 TALLIES = st.builds(Tally, *[st.integers(0, 1 << 60)] * 5)
 SUMS = st.builds(Sums, TALLIES, TALLIES, *[st.integers(0, 9)] * 5)

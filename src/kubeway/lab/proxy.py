@@ -85,6 +85,11 @@ class Proxy:
         except LabError:
             return False
 
+    def kill(self) -> None:
+        """End it as a crash does."""
+        self._process.kill()
+        self._process.wait()
+
     def stop(self, limit: float = 20.0) -> int:
         """Ask it to end (SIGTERM); its exit code, or LabError if it had to be killed."""
         if self._process.poll() is None:

@@ -249,8 +249,8 @@ class RelayPlane:
     def _succeeded(self) -> None:
         """The workers know it already. They carry on what they have, and end."""
         self._closed = True
-        self._close_shared()
         self.record(records.Succeeded())
+        self._close_shared()  # at which others know that nothing is written here any more
 
     async def counters(self) -> dict[Key, Tally]:
         """What the ways that are open have carried; what a worker carried after it last told dies with it."""
