@@ -202,6 +202,7 @@ def _userspace(
     from kubeway.shell import nft
     from kubeway.shell.link_plane import LinkPlane
     from kubeway.shell.relay import replies
+    from kubeway.shell.relay.handover import NAME
     from kubeway.shell.relay.listeners import Listening
     from kubeway.shell.relay.plane import RelayPlane
     from kubeway.values import TCP, UDP
@@ -221,6 +222,7 @@ def _userspace(
         workers=workers,
         limits=Limits(half_closed=relaying.half_closed, drain=relaying.drain),
         idle=IDLE if relaying.udp_idle is None else relaying.udp_idle,
+        name=NAME,
         record=record,
     )
     planes: dict[str, Plane] = {
