@@ -498,6 +498,15 @@ class Succeeded(Record, frozen=True):
         return "relay: a successor took over; nothing is written here any more, connections go on"
 
 
+class Outlasted(Record, frozen=True):
+    """So many processes carry connections yet, and would end with this one, which waits for them."""
+
+    workers: int
+
+    def __str__(self) -> str:
+        return f"relay: the container ends with the last that carry connections, {self.workers} yet"
+
+
 # --- metrics and events -------------------------------------------------------------
 
 

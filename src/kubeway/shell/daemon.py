@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 from math import inf
 from typing import Final
@@ -58,6 +59,7 @@ from kubeway.values import show_ip
 _PATIENCE: Final = 1.0
 _LOOK_AT_ADDRESSES: Final = 5.0
 _LOOK_AT_MANIFESTS: Final = 0.1
+_LOOK_AT_WORKERS: Final = 0.2
 _LOOK_AFTER: Final = 30.0
 _MS: Final = 1_000_000
 _STAGES: Final = {"alpha": "ALPHA", "beta": "BETA", "ga": ""}
@@ -171,7 +173,9 @@ class _Daemon:
                 group.create_task(self._follow_addresses())
                 group.create_task(self._health_ports())
         except BaseExceptionGroup as errors:
-            return self._ended(errors)
+            code = self._ended(errors)
+            await self._carried()
+            return code
         raise AssertionError("the daemon ran out of things to do")
 
     def _ended(self, errors: BaseExceptionGroup) -> int:
@@ -185,6 +189,17 @@ class _Daemon:
         if isinstance(first, KubewayError):
             raise first
         raise errors
+
+    async def _carried(self) -> None:
+        """A container ends with its first process. If that is this one, and a successor is at work, there is
+        nothing to be hurried for: connections may end by themselves, for as long as the kubelet lets them."""
+        relay = self._outfit.relay
+        if relay is None or not self._succeeded or os.getpid() != 1:
+            return
+        if relay.processes:
+            self._hear(records.Outlasted(len(relay.processes)))
+        while relay.processes:  # noqa: ASYNC110 (it has nothing else to do, and nobody waits for it)
+            await asyncio.sleep(_LOOK_AT_WORKERS)
 
     # --- what happens -------------------------------------------------------------------
 
