@@ -49,8 +49,9 @@ class Listening(Struct, frozen=True):
     proto: Proto = TCP
 
 
-def listen(what: Listening, workers: int) -> list[socket.socket]:
-    """One listener for each worker; Refused if there cannot be any. Port 0 is any that is free.
+def listen(what: Listening, workers: int, mark: int = 0) -> list[socket.socket]:
+    """One listener for each worker; Refused if there cannot be any. Port 0 is any that is free. `mark`: of
+    all packets of connections that are taken (SO_MARK, CAP_NET_ADMIN); 0 for none.
 
     Of UDP there is one, for the first worker: the kernel would spread one client's ports over several, and
     each would have its own idea of which endpoint the client is to come back to (`udp.listen`).
@@ -61,7 +62,7 @@ def listen(what: Listening, workers: int) -> list[socket.socket]:
     port = what.port
     try:
         for _ in range(workers):
-            sock = _one(what, port)
+            sock = _one(what, port, mark)
             sockets.append(sock)
             port = sock.getsockname()[1]
         if workers > 1:
@@ -76,7 +77,7 @@ def listen(what: Listening, workers: int) -> list[socket.socket]:
     return sockets
 
 
-def _one(what: Listening, port: int) -> socket.socket:
+def _one(what: Listening, port: int, mark: int) -> socket.socket:
     v4 = len(what.ip) == 4
     if what.proto == UDP:
         bare = udp.listen((show_ip(what.ip), port), socket.AF_INET if v4 else socket.AF_INET6)
@@ -92,6 +93,8 @@ def _one(what: Listening, port: int) -> socket.socket:
                 sock.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
             else:
                 sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+        if mark:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         # Accepted sockets have these from it, so no call is spent on each. An urgent byte stays in its place:
         # else it would be left out.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)

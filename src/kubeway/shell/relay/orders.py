@@ -33,12 +33,14 @@ class Given(Struct, frozen=True):
 
 
 class Begin(Struct, frozen=True, tag=True):
-    """`start`: where turns begin, at least 0 and less than 1. `idle`: of UDP's `Sessions`."""
+    """`start`: where turns begin, at least 0 and less than 1. `idle`: of UDP's `Sessions`. `mark`: of the
+    packets that are sent, but for TCP's to clients, whose listener has it."""
 
     listeners: list[Given]
     limits: Limits
     start: float = 0.0
     idle: float = IDLE
+    mark: int = 0
 
 
 class Put(Struct, frozen=True, tag=True):

@@ -48,7 +48,7 @@ class RelayPlane:
 
     `workers`: how many processes share the work. With several, turns are each one's own. `limits`: of each
     connection; `idle`: seconds for which a UDP session is kept when both have spoken and both are silent.
-    `record` hears of workers that died.
+    `mark`: of every packet they send (SO_MARK), 0 for none. `record` hears of workers that died.
 
     The workers are started by the first write, and belong to the loop that runs it. Refused if a
     socket cannot be had.
@@ -65,10 +65,11 @@ class RelayPlane:
         workers: int = 1,
         limits: Limits = LIMITS,
         idle: float = IDLE,
+        mark: int = 0,
         record: records.Recorder = lambda record: None,
     ) -> None:
         self.program: Mapping[Key, Object] = {} if program is None else program
-        self._limits, self._idle, self.record = limits, idle, record
+        self._limits, self._idle, self._mark, self.record = limits, idle, mark, record
         self._held: dict[Key, Way] = {}
         self._sockets: Made = []
         self._past: dict[Key, Tally] = {}
@@ -76,7 +77,7 @@ class RelayPlane:
         self._generation = 0
         try:
             for what in listeners:
-                self._sockets.append((what, listen(what, workers)))
+                self._sockets.append((what, listen(what, workers, mark)))
         except BaseException:
             self._close_sockets()
             raise
@@ -168,7 +169,7 @@ class RelayPlane:
         ]
         ways = [(key.name, way) for key, way in self._held.items()]
         return (
-            b"".join((frame(Begin(given, self._limits, start, self._idle)), frame(Put(0, list(ways))))),
+            frame(Begin(given, self._limits, start, self._idle, self._mark)) + frame(Put(0, list(ways))),
             [one.fd for one in given],
         )
 

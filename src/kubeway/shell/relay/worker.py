@@ -59,13 +59,13 @@ class Worker:
 
     def __init__(self, channel: socket, begin: Begin) -> None:
         self.loop = Loop(_crashed)
-        self.streams = Streams(self.loop, Random(), begin.limits)
+        self.streams = Streams(self.loop, Random(), begin.limits, begin.mark)
         self.entrances: dict[Name, Entrance] = {}
         self._ways: dict[tuple[str, int], Ways] = defaultdict(dict)  # by list and protocol
         self._limits, self._start = begin.limits, begin.start
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         sessions = Sessions(min(MOST, descriptors // 2), idle=begin.idle)
-        self.datagrams = Datagrams(self.loop, Random(), sessions, self.streams.make_room)
+        self.datagrams = Datagrams(self.loop, Random(), sessions, self.streams.make_room, begin.mark)
         self._listeners = [self._listener(one) for one in begin.listeners]
         self._channel = channel
         self._frames = orders()
