@@ -39,6 +39,7 @@ HEALTHZ_PORT: Final = 10256
 METRICS_PORT: Final = 10249
 AUTO: Final = "auto"
 BACKENDS: Final = (AUTO, "nf_tables", "legacy")
+STEERING: Final = (AUTO, "nft", "xtables")
 """Of the kernel's two iptables, in the words of `iptables --version`."""
 
 SECOND: Final = 10**9
@@ -148,6 +149,7 @@ class Own(_Section, frozen=True, kw_only=True):
     to keep a timeline of syncs; "" keeps none. `iptables_backend`: which of the kernel's two
     iptables the modes iptables and ipvs write to, or `auto`: the one the node uses.
     `ipvs_drain`: how long an endpoint that has left keeps the connections it has, in mode ipvs.
+    `steering`: what leads packets to the relay in mode userspace, or `auto`: nft where it is there.
     """
 
     min_sync_gap: str = ""
@@ -155,6 +157,7 @@ class Own(_Section, frozen=True, kw_only=True):
     trace_file: str = ""
     iptables_backend: str = AUTO
     ipvs_drain: Duration = Duration(900 * SECOND)
+    steering: str = AUTO
 
 
 class Configuration(_Section, frozen=True, kw_only=True):

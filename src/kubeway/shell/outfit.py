@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from kubeway import records
 from kubeway.errors import Unsupported
 from kubeway.model.configuration import AUTO
-from kubeway.model.node import Options
+from kubeway.model.node import Options, Steering
 from kubeway.program.link import Linker
 from kubeway.program.plane import Mode, Plane
 from kubeway.shell.compound import Compound
@@ -46,8 +46,8 @@ class Outfit(NamedTuple):
     figures: Figures | None = None
 
 
-def mode_named(name: str) -> Mode:
-    """The compiler of this name, as in `--proxy-mode`."""
+def mode_named(name: str, steering: Steering = "auto") -> Mode:
+    """The compiler of this name, as in `--proxy-mode`; of two of one name that for this steering."""
     # Imported as they are asked for: a daemon has one mode, and starts sooner without the others.
     if name == "iptables":
         from kubeway.modes.iptables import IPTABLES
@@ -57,6 +57,10 @@ def mode_named(name: str) -> Mode:
         from kubeway.modes.ipvs import IPVS
 
         return IPVS
+    if name == "userspace" and steering == "xtables":
+        from kubeway.modes.userspace.legacy import USERSPACE_LEGACY
+
+        return USERSPACE_LEGACY
     if name == "userspace":
         from kubeway.modes.userspace import USERSPACE
 
@@ -70,13 +74,13 @@ def outfit(
     options: Options, linker: Linker, record: records.Recorder, backend: str = AUTO, drain: float = 900.0
 ) -> Outfit:
     """All that the mode needs. Unsupported, in one line, if this machine lacks some of it."""
+    if options.mode == "userspace":
+        return _userspace(options, linker, record)
     mode = mode_named(options.mode)
     if options.mode == "iptables":
         return _iptables(mode, options, linker, record, backend)
     if options.mode == "ipvs":
         return _ipvs(mode, options, linker, record, backend, drain)
-    if options.mode == "userspace":
-        return _userspace(mode, linker, record)
     from kubeway.shell.nft import NftPlane
 
     plane = NftPlane(linker.origin, linker.objects)
@@ -174,27 +178,41 @@ def _ipvs(
     return Outfit(mode, plane, frozenset({tables.back_end, "ipvs"}), figures)
 
 
-def _userspace(mode: Mode, linker: Linker, record: records.Recorder) -> Outfit:
-    from kubeway.modes.userspace.layout import CLASSES, LISTEN, PORTS
-    from kubeway.shell import nft
+def _userspace(options: Options, linker: Linker, record: records.Recorder) -> Outfit:
+    from kubeway.modes.userspace.layout import CLASSES, LISTEN, PORTS, owning
+    from kubeway.shell import steering
     from kubeway.shell.link_plane import LinkPlane
-    from kubeway.shell.relay import replies
     from kubeway.shell.relay.listeners import Listening
     from kubeway.shell.relay.plane import RelayPlane
     from kubeway.values import TCP, UDP
 
-    missing = [nft.probe_steering(), replies.probe()]
-    if any(missing):
-        raise Unsupported(f"mode userspace: {'; '.join(filter(None, missing))}")
+    chosen = steering.choose(options.steering)
+    record(records.SteeringChosen(*chosen))
     listeners = [
         Listening(one.list, not one.hidden, ip, PORTS[one], proto=proto)
         for one in CLASSES
         for ip in LISTEN.values()
         for proto in (TCP, UDP)
     ]
+    mode = mode_named(options.mode, chosen.by)
+    # In the output hook rules of xtables do not see what a socket is, but its mark.
+    mark = owning(1 << options.masquerade_bit) if chosen.by == steering.XTABLES else 0
     planes: dict[str, Plane] = {
-        "relay": RelayPlane(listeners, linker.objects, record=record),
+        "relay": RelayPlane(listeners, linker.objects, mark=mark, record=record),
         "link": LinkPlane(linker.objects),
-        "nft": nft.NftPlane(linker.origin, linker.objects),
     }
-    return Outfit(mode, Compound(planes), frozenset({"nft", "steering"}))
+    if chosen.by == steering.NFT:
+        from kubeway.shell.nft import NftPlane
+
+        planes["nft"] = NftPlane(linker.origin, linker.objects)
+        return Outfit(mode, Compound(planes), frozenset({"nft", "steering"}))
+    from kubeway.planes.ipset.ours import is_relays
+    from kubeway.shell.ipset_plane import IpsetPlane
+    from kubeway.shell.xtables_legacy import XtLegacyPlane
+
+    if settings := steering.asking():
+        record(records.BridgesAskRules(settings))
+    planes["ipset"] = IpsetPlane(linker.objects, is_relays)
+    planes["xtables"] = XtLegacyPlane(linker.origin, linker.objects, record)
+    holders = frozenset({LEGACY, "steering", "relay sets"})
+    return Outfit(mode, Compound(planes, XtLegacyPlane.verify), holders)
