@@ -178,6 +178,7 @@ def test_the_defaults_are_written_as_kube_proxy_writes_them() -> None:
         "traceFile": "",
         "iptablesBackend": "auto",
         "ipvsDrain": "15m0s",
+        "steering": "auto",
     }
     assert written == {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
@@ -411,7 +412,7 @@ def test_in_our_own_section_they_are_errors() -> None:
         config(kubeway={"minSyncGab": "1s"})
     assert str(error.value) == (
         "f: kubeway.minSyncGab: no such setting; "
-        "there are minSyncGap, driftRepair, traceFile, iptablesBackend, ipvsDrain"
+        "there are minSyncGap, driftRepair, traceFile, iptablesBackend, ipvsDrain, steering"
     )
 
 
