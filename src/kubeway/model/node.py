@@ -14,7 +14,7 @@ from msgspec import Struct, field
 
 from kubeway.model.addresses import is_link_local, is_loopback
 from kubeway.model.schedulers import DEFAULT
-from kubeway.values import Ip, Prefix
+from kubeway.values import SCTP, Ip, Prefix, Proto
 
 Steering = Literal["auto", "nft", "xtables"]
 """What leads packets to the relay; auto: nft where it is there."""
@@ -55,6 +55,7 @@ class Options(Struct, frozen=True, kw_only=True):
     external_ips: bool = True  # gate AllowServiceExternalIPs
     ipvs: Ipvs = Ipvs()
     steering: Steering = "auto"  # in userspace mode
+    relay_workers: int = 0  # in userspace mode: processes that carry connections; 0: as suits the machine
     node_ip: Ip | None = None  # bindAddress, where it is one: this node's, whatever its Node object says
 
 
@@ -129,7 +130,8 @@ class NodeView(Struct, frozen=True):
     `drop_invalid`: packets of no flow are not forwarded (of iptables mode). `accounting`:
     the kernel can count what rules do, in counters with names. `ipvs`: Services' addresses
     are this node's own (of ipvs mode), so what is sent to them ends here; and how ipvs is set.
-    `relayed`: flows to Services end here, and the node makes others to the endpoints (of userspace mode).
+    `relayed`: flows to Services end here, and the node makes others to the endpoints (of userspace mode),
+    by so many `relay_workers`.
     """
 
     v4: FamilyView
@@ -140,6 +142,7 @@ class NodeView(Struct, frozen=True):
     accounting: bool = False
     ipvs: Ipvs | None = None
     relayed: bool = False
+    relay_workers: int = 1
 
     @property
     def shape(self) -> tuple[object, ...]:
@@ -151,6 +154,10 @@ class NodeView(Struct, frozen=True):
         # Here an address is not only asked for, it is part of what is there.
         own = [(one.accepting, one.source) for one in (self.v4, self.v6)]
         return *common, self.ipvs, *own
+
+    def speaks(self, proto: Proto) -> bool:
+        """Whether ways in of this protocol can be served here: the relay knows no SCTP."""
+        return not self.relayed or proto != SCTP
 
     def family(self, family: int) -> FamilyView:
         return self.v4 if family == 4 else self.v6

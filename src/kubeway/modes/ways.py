@@ -28,13 +28,14 @@ class WayIn(NamedTuple):
     refused: Refusal | None
 
 
-def ways_in(forward: Forward, servable: bool = True) -> Iterator[WayIn]:
-    """Not `servable`: the mode cannot serve this service port, so all of its ways in are rejected."""
+def ways_in(forward: Forward, servable: bool = True, held: bool = False) -> Iterator[WayIn]:
+    """Not `servable`: the mode cannot serve this service port, so all of its ways in are rejected. `held`: it
+    lets in those whom nobody can serve yet, so none is."""
     for frontend in forward.frontends:
         external = frontend.kind != "ClusterIP"
         by_local = forward.external_local if external else forward.internal_local
-        applies = bool(servable and (forward.local if by_local else forward.cluster))
-        served = servable and forward.usable if external else applies
+        applies = held or bool(servable and (forward.local if by_local else forward.cluster))
+        served = held or (servable and forward.usable if external else applies)
         refused: Refusal | None = None
         if not applies:
             refused = "drop" if servable and forward.usable else "reject"

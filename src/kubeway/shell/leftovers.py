@@ -3,7 +3,8 @@ What is left in the kernel of a proxy that ran before, in another mode: its rule
 
 There are seven places ("holders"): our nftables tables and kube-proxy's, the chains of a service proxy in
 either of the kernel's two iptables, virtual servers with the sets and the link that go with them, sets by
-which packets are led to the relay, and policy routing that does so.
+which packets are led to the relay, and policy routing that does so, too. The relay's workers live on without
+a daemon.
 kube-proxy's own chains and ours bear the same names there; in ours there is always one that kube-proxy does
 not know (`KUBE-BY-EXTERNAL`, in userspace mode `KUBE-RELAY-PREROUTING`), and among our sets, too
 (`KUBEWAY-DROPPED`).
@@ -58,6 +59,11 @@ def remove(keep: frozenset[str] = frozenset(), *, everybodys: bool) -> list[str]
             removed += empty(everybodys)
         except KubewayError as error:
             problems.append(f"{holder}: {error}")
+    if "steering" not in keep:
+        try:
+            removed += _relay(led=bool(keep))
+        except KubewayError as error:
+            problems.append(f"relay: {error}")
     if problems:
         raise KubewayError("; ".join(problems))
     return removed
@@ -166,6 +172,17 @@ def _relay_sets(everybodys: bool) -> Iterator[str]:
     if _IP_SET.exists():
         with closing(IpsetPlane(ours=is_relays)) as held:
             yield from (f"set {name}" for name in held.remove())
+
+
+def _relay(*, led: bool) -> Iterator[str]:
+    """What takes connections of userspace mode, once no rule leads any to it. `led`: also if the daemon lives
+    that keeps it, as it would write its rules again: it is to make room for another mode. Who only cleans up
+    leaves it alone.
+    """
+    from kubeway.shell.relay.handover import end
+
+    if end(led=led):
+        yield "the relay's workers"
 
 
 def _steering(everybodys: bool) -> Iterator[str]:

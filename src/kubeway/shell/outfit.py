@@ -7,6 +7,7 @@ ways, is settled here, once, at the start.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -20,11 +21,15 @@ from kubeway.model.node import Options, Steering
 from kubeway.program.link import Linker
 from kubeway.program.plane import Mode, Plane
 from kubeway.shell.compound import Compound
+from kubeway.shell.options import RELAYING, Relaying
 
 if TYPE_CHECKING:
     from kubeway.planes.xtables.tally import Tally
+    from kubeway.shell.metrics_relay import Teller
 
 LEGACY: Final = "legacy"
+_MOST_WORKERS: Final = 4
+"""Unless more are asked for: a relay is not all that a node is there for."""
 
 Packets = Callable[[], Mapping[str, int]]
 """How many packets each of the kernel's counters has seen, by its name, now."""
@@ -38,12 +43,14 @@ class Figures(NamedTuple):
 
 
 class Outfit(NamedTuple):
-    """`holders`: the places its rules are in, of those `leftovers` knows. `figures`: of a mode of chains."""
+    """`holders`: the places its rules are in, of those `leftovers` knows. `figures`: of a mode of chains;
+    `relay`: who knows what was carried, in a mode that carries."""
 
     mode: Mode
     plane: Compound
     holders: frozenset[str]
     figures: Figures | None = None
+    relay: Teller | None = None
 
 
 def mode_named(name: str, steering: Steering = "auto") -> Mode:
@@ -71,11 +78,16 @@ def mode_named(name: str, steering: Steering = "auto") -> Mode:
 
 
 def outfit(
-    options: Options, linker: Linker, record: records.Recorder, backend: str = AUTO, drain: float = 900.0
+    options: Options,
+    linker: Linker,
+    record: records.Recorder,
+    backend: str = AUTO,
+    drain: float = 900.0,
+    relaying: Relaying = RELAYING,
 ) -> Outfit:
     """All that the mode needs. Unsupported, in one line, if this machine lacks some of it."""
     if options.mode == "userspace":
-        return _userspace(options, linker, record)
+        return _userspace(options, linker, record, relaying)
     mode = mode_named(options.mode)
     if options.mode == "iptables":
         return _iptables(mode, options, linker, record, backend)
@@ -95,6 +107,8 @@ def able(options: Options) -> Options:
         # Before 4.1 there is no such setting, and from 5.9 on the kernel does better without.
         needed = (4, 1) <= release() < (5, 9)
         return replace(options, ipvs=replace(options.ipvs, reuse_ports=needed))
+    if options.mode == "userspace":
+        return replace(options, relay_workers=options.relay_workers or _workers())
     if options.mode != "iptables":
         return options
     from kubeway.shell import nfacct
@@ -102,6 +116,11 @@ def able(options: Options) -> Options:
 
     drop_invalid = options.drop_invalid and not is_liberal()
     return replace(options, accounting=nfacct.probe(), drop_invalid=drop_invalid)
+
+
+def _workers() -> int:
+    """How many suit this machine: half of the processors are for those whose connections they carry."""
+    return min(_MOST_WORKERS, max(1, len(os.sched_getaffinity(0)) // 2))
 
 
 class _Tables(NamedTuple):
@@ -178,10 +197,13 @@ def _ipvs(
     return Outfit(mode, plane, frozenset({tables.back_end, "ipvs"}), figures)
 
 
-def _userspace(options: Options, linker: Linker, record: records.Recorder) -> Outfit:
+def _userspace(options: Options, linker: Linker, record: records.Recorder, relaying: Relaying) -> Outfit:
     from kubeway.modes.userspace.layout import CLASSES, LISTEN, PORTS, owning
+    from kubeway.planes.relay.datagram import IDLE
+    from kubeway.planes.relay.stream import Limits
     from kubeway.shell import steering
     from kubeway.shell.link_plane import LinkPlane
+    from kubeway.shell.relay.handover import NAME
     from kubeway.shell.relay.listeners import Listening
     from kubeway.shell.relay.plane import RelayPlane
     from kubeway.values import TCP, UDP
@@ -194,18 +216,28 @@ def _userspace(options: Options, linker: Linker, record: records.Recorder) -> Ou
         for ip in LISTEN.values()
         for proto in (TCP, UDP)
     ]
-    mode = mode_named(options.mode, chosen.by)
     # In the output hook rules of xtables do not see what a socket is, but its mark.
     mark = owning(1 << options.masquerade_bit) if chosen.by == steering.XTABLES else 0
+    relay = RelayPlane(
+        listeners,
+        linker.objects,
+        workers=max(1, options.relay_workers),
+        limits=Limits(half_closed=relaying.half_closed, drain=relaying.drain),
+        idle=IDLE if relaying.udp_idle is None else relaying.udp_idle,
+        mark=mark,
+        name=NAME,
+        record=record,
+    )
+    mode = mode_named(options.mode, chosen.by)
     planes: dict[str, Plane] = {
-        "relay": RelayPlane(listeners, linker.objects, mark=mark, record=record),
+        "relay": relay,
         "link": LinkPlane(linker.objects),
     }
     if chosen.by == steering.NFT:
         from kubeway.shell.nft import NftPlane
 
         planes["nft"] = NftPlane(linker.origin, linker.objects)
-        return Outfit(mode, Compound(planes), frozenset({"nft", "steering"}))
+        return Outfit(mode, Compound(planes), frozenset({"nft", "steering"}), relay=relay)
     from kubeway.planes.ipset.ours import is_relays
     from kubeway.shell.ipset_plane import IpsetPlane
     from kubeway.shell.xtables_legacy import XtLegacyPlane
@@ -215,4 +247,4 @@ def _userspace(options: Options, linker: Linker, record: records.Recorder) -> Ou
     planes["ipset"] = IpsetPlane(linker.objects, is_relays)
     planes["xtables"] = XtLegacyPlane(linker.origin, linker.objects, record)
     holders = frozenset({LEGACY, "steering", "relay sets"})
-    return Outfit(mode, Compound(planes, XtLegacyPlane.verify), holders)
+    return Outfit(mode, Compound(planes, XtLegacyPlane.verify), holders, relay=relay)

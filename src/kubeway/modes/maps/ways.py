@@ -31,14 +31,17 @@ class Served(NamedTuple):
     comment: str
 
 
-def ways(objects: dict[Key, Object], forward: Forward, words: Words, served: bool = True) -> Iterator[Served]:
+def ways(
+    objects: dict[Key, Object], forward: Forward, words: Words, served: bool = True, held: bool = False
+) -> Iterator[Served]:
     """Adds to `objects` what every mode needs, and leaves the elements of the ways by which some are served.
 
-    Not `served`: the mode cannot serve this service port, so all of its ways in are rejected.
+    Not `served`: the mode cannot serve this service port, so all of its ways in are rejected. `held`: it lets
+    in those whom nobody can serve yet, so none is.
     """
     family = words.family
     comment = str(forward.name)[:_MAX_COMMENT]
-    for one in ways_in(forward, served):
+    for one in ways_in(forward, served, held):
         frontend = one.frontend
         if frontend.ip is None:
             front = pack_front(forward.proto, frontend.port)

@@ -16,7 +16,7 @@ from kubeway.modes.userspace import sets
 from kubeway.modes.userspace.base import chain_of
 from kubeway.modes.userspace.chains import SCTP_PORTS, base
 from kubeway.modes.userspace.layout import homing
-from kubeway.modes.userspace.relayed import Ways, carries, relay_of
+from kubeway.modes.userspace.relayed import Ways, relay_of
 from kubeway.modes.ways import WayIn, ways_in
 from kubeway.planes.ipset import objects as ipset
 from kubeway.planes.link import objects as link
@@ -49,8 +49,8 @@ class LegacyUserspaceMode:
     def fragment(self, forward: Forward, view: NodeView) -> Fragment:
         objects: dict[Key, Object] = {}
         relayed = Ways(forward)
-        for one in ways_in(forward, carries(forward)):
-            _enter(objects, forward, one)
+        for one in ways_in(forward, view.speaks(forward.proto), relayed.held):
+            _enter(objects, forward, one, chain_of(one.external, one.by_local, relayed.somebody))
             if one.served:
                 relayed.put(objects, one)
         return Fragment(Origin(forward.name, "service port"), objects)
@@ -70,9 +70,8 @@ class LegacyUserspaceMode:
 USERSPACE_LEGACY: Final = LegacyUserspaceMode()
 
 
-def _enter(objects: dict[Key, Object], forward: Forward, one: WayIn) -> None:
-    """Put a way in into the sets."""
-    leads = chain_of(one.external, one.by_local, bool(forward.local))
+def _enter(objects: dict[Key, Object], forward: Forward, one: WayIn, leads: str) -> None:
+    """Put a way in into the sets; `leads` is where to."""
     if one.frontend.ip is None:
         _enter_port(objects, forward, one, leads)
         return
@@ -90,7 +89,7 @@ def _enter(objects: dict[Key, Object], forward: Forward, one: WayIn) -> None:
 
 def _enter_port(objects: dict[Key, Object], forward: Forward, one: WayIn, leads: str) -> None:
     family, proto, port = forward.family, forward.proto, one.frontend.port
-    if not carries(forward):
+    if proto not in sets.PROTOS:
         words = FAMILIES[family]
         rule = Rule((speaks(proto), to_port(proto, port), note(str(forward.name))), Reject())
         objects[branch_key(words, "filter", SCTP_PORTS, rule)] = rule

@@ -14,7 +14,7 @@ from kubeway.modes.maps.layout import WORDS
 from kubeway.modes.maps.ways import ways
 from kubeway.modes.userspace.base import base, chain_of
 from kubeway.modes.userspace.layout import homing
-from kubeway.modes.userspace.relayed import Ways, carries, relay_of
+from kubeway.modes.userspace.relayed import Ways, relay_of
 from kubeway.planes.link import objects as link
 from kubeway.planes.nft import objects as nft
 from kubeway.planes.nft.fates import fates as walk
@@ -53,8 +53,9 @@ class UserspaceMode:
     def fragment(self, forward: Forward, view: NodeView) -> Fragment:
         objects: dict[Key, Object] = {}
         relayed = Ways(forward)
-        for one in ways(objects, forward, WORDS[forward.family], carries(forward)):
-            chain = chain_of(one.way.external, one.way.by_local, bool(forward.local))
+        served = view.speaks(forward.proto)
+        for one in ways(objects, forward, WORDS[forward.family], served, held=relayed.held):
+            chain = chain_of(one.way.external, one.way.by_local, relayed.somebody)
             objects[one.key] = Element(_GOTO[chain], comment=one.comment)
             relayed.put(objects, one.way)
         return Fragment(Origin(forward.name, "service port"), objects)

@@ -18,21 +18,22 @@ from kubeway.planes.relay.fates import balance
 from kubeway.planes.relay.objects import Way, sees, way_key
 from kubeway.program.passage import Relay
 from kubeway.program.program import Key, Object
-from kubeway.values import SCTP, Ip, show_addr
+from kubeway.values import Ip, show_addr
 
 _CLASSES: Final = {port: one for one, port in PORTS.items()}
 
 
-def carries(forward: Forward) -> bool:
-    """Whether the relay can carry it: it speaks no SCTP."""
-    return forward.proto != SCTP
-
-
 class Ways:
-    """Makes the ways of one service port, as its ways in ask for them."""
+    """Makes the ways of one service port, as its ways in ask for them.
+
+    `held`: whom nobody can serve yet waits with the relay, in whichever list somebody may come to be.
+    `somebody`: whether the Local list leads to the relay.
+    """
 
     def __init__(self, forward: Forward) -> None:
         self._forward = forward
+        self.held = bool(forward.hold) and not forward.usable
+        self.somebody = self.held or bool(forward.local)
         self._everyone, self._here = _way(forward.cluster, forward), _way(forward.local, forward)
 
     def put(self, objects: dict[Key, Object], one: WayIn) -> None:
@@ -40,12 +41,18 @@ class Ways:
         proto, family = forward.proto, forward.family
         if one.external or not one.by_local:
             objects[way_key("cluster", ip, proto, port, family)] = self._everyone
-        if one.by_local and forward.local:
+        if one.by_local and self.somebody:
             objects[way_key("local", ip, proto, port, family)] = self._here
 
 
 def _way(endpoints: tuple[Endpoint, ...], forward: Forward) -> Way:
-    return Way(tuple(relay.Endpoint(one.ip, one.port) for one in endpoints), affinity=forward.affinity)
+    return Way(
+        tuple(relay.Endpoint(one.ip, one.port) for one in endpoints),
+        forward.affinity,
+        forward.balance,
+        forward.demote,
+        forward.hold,
+    )
 
 
 def relay_of(objects: Mapping[Key, Object], packet: Packet, trail: list[str] | None) -> Relay:

@@ -19,6 +19,7 @@ import ctypes
 import errno
 import socket
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -49,24 +50,34 @@ class Listening(Struct, frozen=True):
     proto: Proto = TCP
 
 
-def listen(what: Listening, workers: int, mark: int = 0) -> list[socket.socket]:
+def listen(
+    what: Listening, workers: int, have: Sequence[socket.socket] = (), mark: int = 0
+) -> list[socket.socket]:
     """One listener for each worker; Refused if there cannot be any. Port 0 is any that is free. `mark`: of
     all packets of connections that are taken (SO_MARK, CAP_NET_ADMIN); 0 for none.
+
+    `have`: those of a predecessor, which are used; if they are more, there are more. If they are fewer, no
+    client comes to the others before `spread`.
 
     Of UDP there is one, for the first worker: the kernel would spread one client's ports over several, and
     each would have its own idea of which endpoint the client is to come back to (`udp.listen`).
     """
     if what.proto == UDP:
         workers = 1
-    sockets: list[socket.socket] = []
-    port = what.port
+    sockets: list[socket.socket] = [*have]
+    port = sockets[0].getsockname()[1] if sockets else what.port
     try:
-        for _ in range(workers):
+        for sock in have:
+            # A predecessor that was led to by other rules gave it another one.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        if have and len(have) < workers:
+            by_source(sockets[0], len(what.ip) == 4, len(have))
+        while len(sockets) < workers:
             sock = _one(what, port, mark)
             sockets.append(sock)
             port = sock.getsockname()[1]
-        if workers > 1:
-            by_source(sockets[0], len(what.ip) == 4, workers)
+        if not have:
+            spread(what, sockets)
     except OSError as error:
         for sock in sockets:
             sock.close()
@@ -108,6 +119,12 @@ def _one(what: Listening, port: int, mark: int) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def spread(what: Listening, sockets: Sequence[socket.socket]) -> None:
+    """Have clients come to all of these, which are their group. OSError."""
+    if len(sockets) > 1 and what.proto != UDP:
+        by_source(sockets[0], len(what.ip) == 4, len(sockets))
 
 
 def by_source(sock: socket.socket, v4: bool, workers: int) -> None:
