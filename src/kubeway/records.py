@@ -642,6 +642,29 @@ class TookOver(Record, frozen=True):
         return f"took over from a proxy before; taken away: {', '.join(self.what)}"
 
 
+class SteeringChosen(Record, frozen=True):
+    """What leads packets to the relay, in userspace mode."""
+
+    steering: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"packets are led to the relay by rules of {self.steering}: {self.why}"
+
+
+class BridgesAskRules(Record, frozen=True):
+    """Where xtables steer, a packet that passes their rules on a bridge loses its way to the relay."""
+
+    level = "warning"
+    settings: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            "pods on bridges cannot reach Services where rules of xtables lead to the relay, while "
+            f"{' and '.join(self.settings)} is on: set it to 0"
+        )
+
+
 class BackendChosen(Record, frozen=True):
     """Which of the kernel's two iptables the mode iptables writes to."""
 

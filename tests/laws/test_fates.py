@@ -6,6 +6,7 @@ model's, chances included.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import pytest
 from hypothesis import event, given
@@ -20,10 +21,19 @@ from kubeway.modes.iptables import IPTABLES
 from kubeway.modes.ipvs import IPVS
 from kubeway.modes.nftables import NFTABLES
 from kubeway.modes.userspace import USERSPACE
+from kubeway.modes.userspace.legacy import USERSPACE_LEGACY
 from kubeway.program.link import Linker
 from kubeway.program.plane import Mode
 from kubeway.program.program import Key, Object
 from tests.worlds import OPTIONS, World, packet, packets, service_docs, world, worlds
+
+MODES: Final[Mapping[str, Mode]] = {
+    "nftables": NFTABLES,
+    "iptables": IPTABLES,
+    "ipvs": IPVS,
+    "userspace": USERSPACE,
+    "userspace by xtables": USERSPACE_LEGACY,
+}
 
 
 def program(world: World, mode: Mode) -> Mapping[Key, Object]:
@@ -35,13 +45,12 @@ def program(world: World, mode: Mode) -> Mapping[Key, Object]:
 
 @given(worlds(), st.data())
 def test_all_modes_mean_what_the_model_means(some: World, data: st.DataObject) -> None:
-    modes: tuple[Mode, ...] = (NFTABLES, IPTABLES, IPVS, USERSPACE)
-    seen = {mode.name: some.in_mode(mode.name) for mode in modes}
-    programs = {mode.name: program(seen[mode.name], mode) for mode in modes}
+    seen = {name: some.in_mode(mode.name) for name, mode in MODES.items()}
+    programs = {name: program(seen[name], mode) for name, mode in MODES.items()}
     for _ in range(5):
         one: Packet = data.draw(packets(some))
-        for mode in modes:
-            its = seen[mode.name]
+        for name, mode in MODES.items():
+            its = seen[name]
             meant = its.oracle.fates(one)
             if mode is IPVS and is_balanced_again(its, one, meant):
                 event("balanced again")
@@ -50,11 +59,11 @@ def test_all_modes_mean_what_the_model_means(some: World, data: st.DataObject) -
             if mode is USERSPACE and way is not None and way.forward.hold and not way.forward.usable:
                 event("held, perhaps")
             for fate in meant:
-                event(f"{mode.name} {fate.verdict}")
+                event(f"{name} {fate.verdict}")
             if is_loopback(one.dst):
-                event(f"{mode.name} to loopback: {' '.join(sorted({fate.verdict for fate in meant}))}")
-            done = mode.fates(programs[mode.name], its.view, one)
-            assert dict(done) == dict(meant), mode.name
+                event(f"{name} to loopback: {' '.join(sorted({fate.verdict for fate in meant}))}")
+            done = mode.fates(programs[name], its.view, one)
+            assert dict(done) == dict(meant), name
 
 
 def is_balanced_again(world: World, sent: Packet, meant: Fates) -> bool:
@@ -82,9 +91,7 @@ def test_schedulers_choose_among_the_endpoints_the_model_says(name: str, by: str
     assert done == meant
 
 
-@pytest.mark.parametrize(
-    "mode", [NFTABLES, IPTABLES, IPVS, USERSPACE], ids=["nftables", "iptables", "ipvs", "userspace"]
-)
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 def test_who_was_sent_to_this_node_itself_is_not_asked_at_its_door(mode: Mode) -> None:
     """What goes on to an endpoint here comes in by loopback, where its address may be a firewalled one."""
     docs = service_docs("shop/a:http", vip="10.96.0.1", endpoints=["203.0.113.10"])

@@ -16,6 +16,9 @@ from kubeway.model.addresses import is_link_local, is_loopback
 from kubeway.model.schedulers import DEFAULT
 from kubeway.values import SCTP, Ip, Prefix, Proto
 
+Steering = Literal["auto", "nft", "xtables"]
+"""What leads packets to the relay; auto: nft where it is there."""
+
 DetectLocalMode = Literal["ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"]
 
 
@@ -51,6 +54,7 @@ class Options(Struct, frozen=True, kw_only=True):
     accounting: bool = False  # the kernel has nfacct, to count in what is dropped and let in
     external_ips: bool = True  # gate AllowServiceExternalIPs
     ipvs: Ipvs = Ipvs()
+    steering: Steering = "auto"  # in userspace mode
     relay_workers: int = 0  # in userspace mode: processes that carry connections; 0: as suits the machine
     node_ip: Ip | None = None  # bindAddress, where it is one: this node's, whatever its Node object says
 

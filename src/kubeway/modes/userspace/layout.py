@@ -50,3 +50,8 @@ def homing(mark: int) -> int:
     Not that one: a kubelet before 1.28 masquerades whatever bears it.
     """
     return mark >> 1 or mark << 1
+
+
+def owning(mark: int) -> int:
+    """Where xtables steer: the bit of the marks of the relay's sockets, and of its flows; beside both."""
+    return mark >> 2 or 4

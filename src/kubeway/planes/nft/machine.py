@@ -84,16 +84,13 @@ def host(number: int) -> bytes:
 
 
 class World:
-    """What is the same in every branch: the program, the packet as it came, where a mark with a bit of
-    `homing` leads to (here), and where a packet ends that a listener took."""
+    """What is the same in every branch: the program, the packet as it came, and where a mark with a bit of
+    `homing` leads to (here)."""
 
-    def __init__(
-        self, objects: Mapping[Key, object], packet: Packet, homing: int = 0, relay: Relay | None = None
-    ) -> None:
+    def __init__(self, objects: Mapping[Key, object], packet: Packet, homing: int = 0) -> None:
         self.objects = objects
         self.packet = packet
         self.homing = host(homing)
-        self.relay = relay
         self.family: Family = "ip" if len(packet.dst) == 4 else "ip6"
         self.hooks = self.base_chains()
 
@@ -154,13 +151,16 @@ class Machine(Passage):
     """One packet with its registers, its flow's state and what dynamic sets remember."""
 
     def __init__(
-        self, world: World, addresses: frozenset[Ip], memory: Mapping[tuple[str, bytes], bytes]
+        self,
+        world: World,
+        addresses: frozenset[Ip],
+        memory: Mapping[tuple[str, bytes], bytes],
+        relay: Relay | None = None,
     ) -> None:
-        super().__init__(world.packet, addresses)
+        super().__init__(world.packet, addresses, relay)
         self.world = world
         self.meta = {"mark": bytes(4), "priority": bytes(4)}
         self.flow_mark = bytes(4)
-        self.handed: int | None = None  # the port of the listener that takes it
         self.status = 0
         self.memory = dict(memory)
         self.registers = bytearray(64)

@@ -53,7 +53,8 @@ _NO_TRAINS: Final = frozenset({errno.EMSGSIZE, errno.EINVAL, errno.EIO})
 
 
 class Datagrams:
-    """All UDP of this process. `spare`: asked for descriptors when none are left and no session can end."""
+    """All UDP of this process. `spare`: asked for descriptors when none are left and no session can end.
+    `mark`: of what is sent (SO_MARK), 0 for none."""
 
     def __init__(
         self,
@@ -61,8 +62,9 @@ class Datagrams:
         rng: Rng,
         sessions: Sessions | None = None,
         spare: Callable[[], bool] = lambda: False,
+        mark: int = 0,
     ) -> None:
-        self.loop, self.rng = loop, rng
+        self.loop, self.rng, self.mark = loop, rng, mark
         self.sessions = Sessions() if sessions is None else sessions
         self.lost = 0
         """Datagrams that went nowhere."""
@@ -73,7 +75,7 @@ class Datagrams:
 
     def replies(self, af: int) -> Replies:
         if af not in self._replies:
-            self._replies[af] = Replies(af)
+            self._replies[af] = Replies(af, self.mark)
         return self._replies[af]
 
     # --- sessions -----------------------------------------------------------------------
@@ -93,7 +95,7 @@ class Datagrams:
             if one is None:
                 return None
             try:
-                sock = connect(one, client)
+                sock = connect(one, client, self.mark)
             except OSError as error:
                 if error.errno in _NO_ROOM:
                     self.sessions.end(one)
@@ -401,7 +403,8 @@ class Line:
         if self._faceless:
             return None
         try:
-            face = between(AF_INET if len(self._client) == 2 else AF_INET6, self._way, self._client)
+            af = AF_INET if len(self._client) == 2 else AF_INET6
+            face = between(af, self._way, self._client, mark=self._datagrams.mark)
         except OSError:
             self._faceless = True  # somebody on the node has the port
             return None
@@ -505,16 +508,16 @@ def came_to(told: bytes) -> tuple[Ip, int]:
     return Ip(told[8:24] if len(told) == 28 else told[4:8]), int.from_bytes(told[2:4], "big")
 
 
-def connect(one: Session, client: Any) -> socket:
-    """A socket to the session's endpoint, seen from there as the session says."""
+def connect(one: Session, client: Any, mark: int) -> socket:
+    """A socket to the session's endpoint, seen from there as the session says, by packets with this mark."""
     af = family(one.client)
     there = place_of(one.endpoint.ip, one.endpoint.port)
     host, *more = (client[0], *client[2:]) if one.as_client else (_ANYWHERE[af],)
     if one.port:
         try:
-            return between(af, (host, one.port, *more), there, one.as_client)
+            return between(af, (host, one.port, *more), there, one.as_client, mark)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
             # Somebody on the node has that port, at all addresses.
-    return between(af, (host, 0, *more), there, one.as_client)
+    return between(af, (host, 0, *more), there, one.as_client, mark)

@@ -50,8 +50,11 @@ class Listening(Struct, frozen=True):
     proto: Proto = TCP
 
 
-def listen(what: Listening, workers: int, have: Sequence[socket.socket] = ()) -> list[socket.socket]:
-    """One listener for each worker; Refused if there cannot be any. Port 0 is any that is free.
+def listen(
+    what: Listening, workers: int, have: Sequence[socket.socket] = (), mark: int = 0
+) -> list[socket.socket]:
+    """One listener for each worker; Refused if there cannot be any. Port 0 is any that is free. `mark`: of
+    all packets of connections that are taken (SO_MARK, CAP_NET_ADMIN); 0 for none.
 
     `have`: those of a predecessor, which are used; if they are more, there are more. If they are fewer, no
     client comes to the others before `spread`.
@@ -64,10 +67,13 @@ def listen(what: Listening, workers: int, have: Sequence[socket.socket] = ()) ->
     sockets: list[socket.socket] = [*have]
     port = sockets[0].getsockname()[1] if sockets else what.port
     try:
+        for sock in have:
+            # A predecessor that was led to by other rules gave it another one.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         if have and len(have) < workers:
             by_source(sockets[0], len(what.ip) == 4, len(have))
         while len(sockets) < workers:
-            sock = _one(what, port)
+            sock = _one(what, port, mark)
             sockets.append(sock)
             port = sock.getsockname()[1]
         if not have:
@@ -82,7 +88,7 @@ def listen(what: Listening, workers: int, have: Sequence[socket.socket] = ()) ->
     return sockets
 
 
-def _one(what: Listening, port: int) -> socket.socket:
+def _one(what: Listening, port: int, mark: int) -> socket.socket:
     v4 = len(what.ip) == 4
     if what.proto == UDP:
         bare = udp.listen((show_ip(what.ip), port), socket.AF_INET if v4 else socket.AF_INET6)
@@ -98,6 +104,8 @@ def _one(what: Listening, port: int) -> socket.socket:
                 sock.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
             else:
                 sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+        if mark:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         # Accepted sockets have these from it, so no call is spent on each. An urgent byte stays in its place:
         # else it would be left out.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)

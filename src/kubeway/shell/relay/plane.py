@@ -71,9 +71,9 @@ class RelayPlane:
 
     `workers`: how many processes share the work. With several, turns are each one's own. `limits`: of each
     connection; `idle`: seconds for which a UDP session is kept when both have spoken and both are silent.
-    `name`: of the desk at which a successor asks; those who have it now are asked for their listeners.
-    Without, workers take nobody when this process has ended. `record` hears of workers that died, and of
-    predecessors and successors.
+    `mark`: of every packet they send (SO_MARK), 0 for none. `name`: of the desk at which a successor asks;
+    those who have it now are asked for their listeners. Without, workers take nobody when this process has
+    ended. `record` hears of workers that died, and of predecessors and successors.
 
     The workers are started by the first write, and belong to the loop that runs it. Refused if a
     socket cannot be had.
@@ -90,11 +90,12 @@ class RelayPlane:
         workers: int = 1,
         limits: Limits = LIMITS,
         idle: float = IDLE,
+        mark: int = 0,
         name: str = "",
         record: records.Recorder = lambda record: None,
     ) -> None:
         self.program: Mapping[Key, Object] = {} if program is None else program
-        self._limits, self._idle, self.record = limits, idle, record
+        self._limits, self._idle, self._mark, self.record = limits, idle, mark, record
         self._held: dict[Key, Way] = {}
         self._sockets: Made = []
         self._past: dict[Key, Tally] = {}
@@ -113,7 +114,7 @@ class RelayPlane:
         left = dict(handed)
         try:
             for what in self._listeners:
-                self._sockets.append((what, listen(what, self._count, left.pop(what, ()))))
+                self._sockets.append((what, listen(what, self._count, left.pop(what, ()), self._mark)))
         except BaseException:
             self._close_shared()
             raise
@@ -306,7 +307,7 @@ class RelayPlane:
         ]
         papers = None if shared is None else shared.papers(number)
         turn = 0 if shared is None else shared.turn
-        begin = Begin(given, self._limits, start, self._idle, number, self._count, turn, papers)
+        begin = Begin(given, self._limits, start, self._idle, number, self._count, turn, papers, self._mark)
         ways = [(key.name, way) for key, way in self._held.items()]
         return (
             b"".join((frame(begin), frame(Put(0, list(ways))))),

@@ -19,6 +19,7 @@ from _socket import (
     IPPROTO_UDP,
     IPV6_CHECKSUM,
     IPV6_PKTINFO,
+    SO_MARK,
     SO_RCVBUF,
     SOCK_CLOEXEC,
     SOCK_NONBLOCK,
@@ -66,11 +67,14 @@ def probe() -> str:
 
 
 class Replies:
-    """To clients of one family. OSError if the kernel has no such socket for us: needs CAP_NET_RAW."""
+    """To clients of one family, with this mark unless it is 0. OSError if the kernel has no such socket for
+    us: needs CAP_NET_RAW."""
 
-    def __init__(self, family: int) -> None:
+    def __init__(self, family: int, mark: int = 0) -> None:
         self._sock = sock = socket(family, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_UDP)
         try:
+            if mark:
+                sock.setsockopt(SOL_SOCKET, SO_MARK, mark)
             if family == AF_INET:
                 sock.setsockopt(IPPROTO_IP, IP_TRANSPARENT, 1)
                 # Who says that a datagram was too large on the way says it to the way's address, where nobody

@@ -16,6 +16,7 @@ from _socket import (
     IPPROTO_IPV6,
     IPPROTO_UDP,
     IPV6_V6ONLY,
+    SO_MARK,
     SO_REUSEADDR,
     SO_REUSEPORT,
     SOCK_CLOEXEC,
@@ -79,11 +80,14 @@ def listen(place: Any, af: int) -> socket:
     return sock
 
 
-def between(af: int, here: Any, there: Any, foreign: bool = True) -> socket:
+def between(af: int, here: Any, there: Any, foreign: bool = True, mark: int = 0) -> socket:
     """A socket for datagrams from one place to another, and back. `foreign`: `here` need not be the node's.
-    If it has a port, others of ours may have the same one, as long as they have another `there`."""
+    If it has a port, others of ours may have the same one, as long as they have another `there`. `mark`: of
+    what it sends, 0 for none."""
     sock = socket(af, _UDP, IPPROTO_UDP)
     try:
+        if mark:
+            sock.setsockopt(SOL_SOCKET, SO_MARK, mark)
         if foreign:
             _transparent(sock)
         if here[1]:
