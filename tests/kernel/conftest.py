@@ -35,6 +35,10 @@ for ip in ip ip6; do
     done | ${ip}tables-legacy-restore
 done
 conntrack -F
+for family in -4 -6; do
+    ip $family rule flush protocol 117 2>/dev/null || true
+    ip $family route flush table 117 2>/dev/null || true
+done
 """
 
 
@@ -77,5 +81,5 @@ def node(lab: Lab) -> Iterator[None]:
 
 
 def bare(lab: Lab) -> None:
-    """No rules of any kind, and no flows."""
+    """No rules of any kind, of routing neither, and no flows."""
     lab.node.run(["sh", "-ec", BARE])

@@ -218,7 +218,7 @@ def steered(lab: Lab) -> Iterator[Steered]:
 
 def unsteer() -> None:
     with closing(LinkPlane()) as link:
-        assert link.remove() == ["rules and routes for steered packets"]
+        assert link.remove(steering=True) == ["rules and routes for steered packets"]
         assert link.read_now() == {}
 
 
