@@ -127,7 +127,7 @@ def test_it_asks_for_the_routes_of_table_local(family: int) -> None:
 
 def test_links_are_read() -> None:
     read = [rt.read_link(said(rt.RTM_NEWLINK, body)) for body in answers("link")]
-    assert read == [(4, DEV, "dummy"), (3, "eth0", "veth"), (1, "lo", "")]
+    assert read == [rt.Link(4, DEV, "dummy"), rt.Link(3, "eth0", "veth"), rt.Link(1, "lo", "")]
 
 
 def test_addresses_are_read() -> None:

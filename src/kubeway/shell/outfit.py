@@ -23,6 +23,7 @@ from kubeway.shell.compound import Compound
 
 if TYPE_CHECKING:
     from kubeway.planes.xtables.tally import Tally
+    from kubeway.shell.surroundings import Surroundings
 
 LEGACY: Final = "legacy"
 
@@ -38,12 +39,14 @@ class Figures(NamedTuple):
 
 
 class Outfit(NamedTuple):
-    """`holders`: the places its rules are in, of those `leftovers` knows. `figures`: of a mode of chains."""
+    """`holders`: the places its rules are in, of those `leftovers` knows. `figures`: of a mode of chains.
+    `surroundings`: of a mode that depends on the node's links."""
 
     mode: Mode
     plane: Compound
     holders: frozenset[str]
     figures: Figures | None = None
+    surroundings: Surroundings | None = None
 
 
 def mode_named(name: str) -> Mode:
@@ -178,23 +181,26 @@ def _userspace(mode: Mode, linker: Linker, record: records.Recorder) -> Outfit:
     from kubeway.modes.userspace.layout import CLASSES, LISTEN, PORTS
     from kubeway.shell import nft
     from kubeway.shell.link_plane import LinkPlane
-    from kubeway.shell.relay import replies
+    from kubeway.shell.relay import listeners, replies
     from kubeway.shell.relay.listeners import Listening
     from kubeway.shell.relay.plane import RelayPlane
+    from kubeway.shell.surroundings import Surroundings
     from kubeway.values import TCP, UDP
 
     missing = [nft.probe_steering(), replies.probe()]
     if any(missing):
         raise Unsupported(f"mode userspace: {'; '.join(filter(None, missing))}")
-    listeners = [
+    listening = [
         Listening(one.list, not one.hidden, ip, PORTS[one], proto=proto)
         for one in CLASSES
         for ip in LISTEN.values()
+        if listeners.has(ip)
         for proto in (TCP, UDP)
     ]
     planes: dict[str, Plane] = {
-        "relay": RelayPlane(listeners, linker.objects, record=record),
+        "relay": RelayPlane(listening, linker.objects, record=record),
         "link": LinkPlane(linker.objects),
         "nft": nft.NftPlane(linker.origin, linker.objects),
     }
-    return Outfit(mode, Compound(planes), frozenset({"nft", "steering"}))
+    holders = frozenset({"nft", "steering"})
+    return Outfit(mode, Compound(planes), holders, surroundings=Surroundings())

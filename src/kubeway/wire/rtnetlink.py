@@ -49,6 +49,11 @@ RTM_GETRULE: Final = 34
 IFLA_IFNAME: Final = 3
 IFLA_LINKINFO: Final = 18
 IFLA_INFO_KIND: Final = 1
+IFLA_INFO_DATA: Final = 2
+IFLA_BR_NF_CALL_IPTABLES: Final = 36
+IFLA_BR_NF_CALL_IP6TABLES: Final = 37
+IFLA_EXT_MASK: Final = 29
+RTEXT_FILTER_SKIP_STATS: Final = 1 << 3
 
 IFA_ADDRESS: Final = 1
 IFA_LOCAL: Final = 2
@@ -59,12 +64,18 @@ IFA_F_TENTATIVE: Final = 0x40
 
 RTA_DST: Final = 1
 RTA_OIF: Final = 4
+RTA_GATEWAY: Final = 5
 RTA_PRIORITY: Final = 6
 RTA_PREFSRC: Final = 7
+RTA_MULTIPATH: Final = 9
 RTA_TABLE: Final = 15
+RTA_VIA: Final = 18
+RTA_NH_ID: Final = 30
+RT_TABLE_MAIN: Final = 254
 RT_TABLE_LOCAL: Final = 255
 RT_SCOPE_UNIVERSE: Final = 0
 RT_SCOPE_HOST: Final = 254
+RTN_UNICAST: Final = 1
 RTN_LOCAL: Final = 2
 RTPROT_KERNEL: Final = 2
 
@@ -97,16 +108,21 @@ _IFADDRMSG: Final = Struct("=BBBBI")  # family, prefix length, flags, scope, int
 _RTMSG: Final = Struct("=8BI")  # family, lengths, tos, table, protocol, scope, type, flags
 _RULE_HDR: Final = Struct("=8BI")  # family, lengths, tos, table, two unused, action, flags
 _U32: Final = Struct("=I")
+_ASKS: Final = ((AF_INET, IFLA_BR_NF_CALL_IPTABLES), (AF_INET6, IFLA_BR_NF_CALL_IP6TABLES))
 _SIZES: Final = {AF_INET: 4, AF_INET6: 16}
 _FAMILIES: Final = {size: family for family, size in _SIZES.items()}
 
 
 class Link(NamedTuple):
-    """`kind` is "dummy", "veth", …; "" for what has none: loopback, a card."""
+    """`kind` is "dummy", "veth", …; "" for what has none: loopback, a card.
+
+    `asks`: of a bridge, the families (AF_*) of which it was told by itself to have packets pass the rules.
+    """
 
     ifindex: int
     name: str
     kind: str
+    asks: tuple[int, ...] = ()
 
 
 class Address(NamedTuple):
@@ -119,7 +135,8 @@ class Address(NamedTuple):
 
 
 class Route(NamedTuple):
-    """To the prefix `ip`/`length`. `kind` is RTN_*; `link` is 0 and `source` None where it names none."""
+    """To the prefix `ip`/`length`. `kind` is RTN_*; `link` is 0 and `source` None where it names none.
+    `via`: not to whoever is on the link, but by a router, or by several."""
 
     ip: Ip
     length: int
@@ -130,6 +147,7 @@ class Route(NamedTuple):
     metric: int
     link: int
     source: Ip | None
+    via: bool = False
 
 
 class Rule(NamedTuple):
@@ -151,6 +169,13 @@ class Rule(NamedTuple):
 def link_request(name: str) -> bytes:
     """Ask for one link; ENODEV if there is none of this name."""
     return message(RTM_GETLINK, NLM_F_REQUEST, _link_head() + text(IFLA_IFNAME, name))
+
+
+def links_request(kind: str) -> bytes:
+    """Ask for all links of this kind."""
+    only = attr(IFLA_LINKINFO, text(IFLA_INFO_KIND, kind))
+    mask = attr(IFLA_EXT_MASK, _U32.pack(RTEXT_FILTER_SKIP_STATS))
+    return message(RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, _link_head() + mask + only)
 
 
 def new_dummy(name: str) -> bytes:
@@ -178,7 +203,9 @@ def read_link(m: Message) -> Link:
     kind = info.get(IFLA_INFO_KIND)
     ifindex: int = _IFINFOMSG.unpack_from(m.body)[2]
     name = read_text(need(known, IFLA_IFNAME, "a link's name"))
-    return Link(ifindex, name, "" if kind is None else read_text(kind))
+    data = fields(info.get(IFLA_INFO_DATA, b"")) if kind is not None and read_text(kind) == "bridge" else {}
+    asks = tuple(family for family, number in _ASKS if any(data.get(number, b"")))
+    return Link(ifindex, name, "" if kind is None else read_text(kind), asks)
 
 
 # --- addresses ------------------------------------------------------------------------
@@ -312,8 +339,11 @@ def read_route(m: Message) -> Route | None:
         0 if metric is None else _number(metric),
         0 if link is None else _number(link),
         None if source is None else _ip(source, size),
+        not known.keys().isdisjoint(_VIA),
     )
 
+
+_VIA: Final = {RTA_GATEWAY, RTA_MULTIPATH, RTA_VIA, RTA_NH_ID}
 
 # --- rules ----------------------------------------------------------------------------
 

@@ -45,6 +45,8 @@ def base(words: Words, view: NodeView) -> dict[Key, Object]:
     family = view.family(words.number)
     bit = homing(view.mark)
     chains = _base_chains(words, family, bit) | _classes(words, view, bit) | doors.chains(words, family)
+    if view.bridged:
+        chains |= _again(bit)
     return {
         table_key(words.number): Homeward(),
         rule_key(words.number, bit): Rule(),
@@ -64,15 +66,7 @@ def _base_chains(words: Words, view: FamilyView, bit: int) -> Chains:
     dispatch = b.rule(b.jump("dispatch"))
     loopback = b.interface("lo", begins=False)
     nobody = NOBODY[words.number]
-    not_loopback = b.interface("lo", begins=False, op="!=")
     return {
-        # Where bridged packets pass these hooks (br_netfilter), they do so on the bridge, and the socket
-        # they were handed to is lost on the way up. Then this is the one place where they come by again, if
-        # it stands before br_netfilter's.
-        "again-prerouting": (
-            Chain("filter", "prerouting", _FIRST),
-            [b.rule(b.marked(bit), not_loopback, b.jump("hand"))],
-        ),
         "steer-prerouting": (
             Chain("filter", "prerouting", _STEER),
             [
@@ -134,6 +128,18 @@ def _base_chains(words: Words, view: FamilyView, bit: int) -> Chains:
             ],
         ),
     }
+
+
+def _again(bit: int) -> Chains:
+    """Bridged packets pass prerouting on the bridge, and the socket they were handed to is lost on the way
+    up; there br_netfilter's own hook keeps them from all others. So this chain stands where that one does,
+    and before it.
+
+    Of equals the later one comes first: it is made when br_netfilter's is there, and not before.
+    """
+    elsewhere = b.interface("lo", begins=False, op="!=")
+    rules = [b.rule(b.marked(bit), elsewhere, b.jump("hand"))]
+    return {"again-prerouting": (Chain("filter", "prerouting", _FIRST), rules)}
 
 
 def _martians(words: Words, view: FamilyView, astray: b.Phrase) -> list[nft.Rule]:

@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Final
 
 from kubeway.model.forward import Endpoint, Forward
+from kubeway.model.links import Neighbours, among
 from kubeway.model.node import NodeView
 from kubeway.model.packet import REJECT, Fate, Fates, Packet
 from kubeway.modes.maps.layout import WORDS
@@ -48,7 +49,8 @@ class UserspaceMode:
     def base(self, view: NodeView) -> Fragment:
         objects: dict[Key, Object] = {}
         for words in WORDS.values():
-            objects.update(base(words, view))
+            if view.family(words.number).served:
+                objects.update(base(words, view))
         return Fragment(Origin(None, "base"), objects)
 
     # --- one service port --------------------------------------------------------------
@@ -56,7 +58,10 @@ class UserspaceMode:
     def fragment(self, forward: Forward, view: NodeView) -> Fragment:
         objects: dict[Key, Object] = {}
         family, proto = forward.family, forward.proto
-        everyone, here = _way(forward.cluster, forward), _way(forward.local, forward)
+        seen = view.family(family)
+        if not seen.served:
+            return Fragment(Origin(forward.name, "service port"), objects)
+        everyone, here = (_way(one, forward, seen.neighbours) for one in (forward.cluster, forward.local))
         # The relay speaks no SCTP.
         for one in ways(objects, forward, WORDS[family], served=proto != SCTP):
             chain = chain_of(one.external, one.by_local, bool(forward.local))
@@ -87,8 +92,9 @@ class UserspaceMode:
 USERSPACE: Final = UserspaceMode()
 
 
-def _way(endpoints: tuple[Endpoint, ...], forward: Forward) -> Way:
-    return Way(tuple(relay.Endpoint(one.ip, one.port) for one in endpoints), affinity=forward.affinity)
+def _way(endpoints: tuple[Endpoint, ...], forward: Forward, neighbours: tuple[Neighbours, ...]) -> Way:
+    to = tuple(relay.Endpoint(one.ip, one.port, among(neighbours, one.ip)) for one in endpoints)
+    return Way(to, affinity=forward.affinity)
 
 
 def _relayed(objects: Mapping[Key, Object], packet: Packet, port: int, trail: list[str] | None) -> Fates:

@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
+from kubeway.model.links import Neighbours
 from kubeway.program.program import Key
 from kubeway.values import V4, V6, Ip
 
@@ -31,11 +32,12 @@ ANY: Final = {V4: Ip(bytes(4)), V6: Ip(bytes(16))}
 
 
 class Endpoint(Struct, frozen=True, gc=False, order=True):
-    """Where connections go on to. `itself`: the node speaks to it as itself, whoever the client is."""
+    """Where connections go on to. `near`: among whom it would answer without this node, so to whom of them
+    the node speaks as itself."""
 
     ip: Ip
     port: int
-    itself: bool = False
+    near: Neighbours | None = None
 
 
 class Way(Struct, frozen=True):
@@ -68,4 +70,4 @@ def sees(one: Endpoint, client: Ip, hidden: bool) -> bool:
 
     An endpoint that asks for its own Service would never answer itself by way of the node.
     """
-    return not (hidden or one.itself or one.ip == client)
+    return not (hidden or one.ip == client or (one.near is not None and one.near.holds(client)))

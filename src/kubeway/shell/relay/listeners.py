@@ -49,6 +49,17 @@ class Listening(Struct, frozen=True):
     proto: Proto = TCP
 
 
+def has(ip: bytes) -> bool:
+    """Whether this kernel knows the family of the address at all; if so, it can be listened at."""
+    try:
+        socket.socket(socket.AF_INET if len(ip) == 4 else socket.AF_INET6, socket.SOCK_STREAM).close()
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:
+            raise
+        return False
+    return True
+
+
 def listen(what: Listening, workers: int) -> list[socket.socket]:
     """One listener for each worker; Refused if there cannot be any. Port 0 is any that is free.
 
