@@ -458,6 +458,7 @@ def options(draw: st.DrawFn) -> Options:
         drop_invalid=draw(st.booleans()),
         accounting=draw(st.booleans()),
         external_ips=not draw(_once_in(10)),
+        relay_workers=draw(st.sampled_from((0, 0, 3))),
     )
 
 

@@ -109,6 +109,17 @@ def test_what_the_relay_needs_and_has_not_is_said_before_it_listens(
     assert str(error.value) == said
 
 
+def test_several_workers_need_a_kernel_that_can_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nft_plane, "probe_steering", lambda: "")
+    monkeypatch.setattr(nft_plane, "probe_spreading", lambda: "no hash")
+    monkeypatch.setattr(replies, "probe", lambda: "")
+    monkeypatch.setattr(RelayPlane, "__init__", _never)
+    with pytest.raises(Unsupported, match=r"^mode userspace: no hash$"):
+        outfit.outfit(Options(mode="userspace", relay_workers=2), Linker(), lambda record: None)
+    with pytest.raises(AssertionError, match="it listens"):  # of one worker nobody has to be chosen
+        outfit.outfit(Options(mode="userspace", relay_workers=1), Linker(), lambda record: None)
+
+
 def _never(*_: object, **__: object) -> None:
     raise AssertionError("it listens")
 

@@ -52,6 +52,7 @@ class Options(Struct, frozen=True, kw_only=True):
     accounting: bool = False  # the kernel has nfacct, to count in what is dropped and let in
     external_ips: bool = True  # gate AllowServiceExternalIPs
     ipvs: Ipvs = Ipvs()
+    relay_workers: int = 0  # in userspace mode: processes that carry connections; 0: as suits the machine
     node_ip: Ip | None = None  # bindAddress, where it is one: this node's, whatever its Node object says
 
 
@@ -132,7 +133,8 @@ class NodeView(Struct, frozen=True):
     `drop_invalid`: packets of no flow are not forwarded (of iptables mode). `accounting`:
     the kernel can count what rules do, in counters with names. `ipvs`: Services' addresses
     are this node's own (of ipvs mode), so what is sent to them ends here; and how ipvs is set.
-    `relayed`: flows to Services end here, and the node makes others to the endpoints (of userspace mode).
+    `relayed`: flows to Services end here, and the node makes others to the endpoints (of userspace mode),
+    by so many `relay_workers`.
     `bridged`: where packets come by a bridge, they pass prerouting there first (of userspace mode).
     """
 
@@ -144,6 +146,7 @@ class NodeView(Struct, frozen=True):
     accounting: bool = False
     ipvs: Ipvs | None = None
     relayed: bool = False
+    relay_workers: int = 1
     bridged: bool = False
 
     @property

@@ -67,6 +67,7 @@ def node_view(facts: NodeFacts, options: Options, cidrs: Iterable[str | Prefix])
         accounting=options.accounting,
         ipvs=options.ipvs if options.mode == "ipvs" else None,
         relayed=options.mode == "userspace",
+        relay_workers=options.relay_workers or 1,
         bridged=options.mode == "userspace" and facts.links.bridged,
     )
 

@@ -79,7 +79,7 @@ def outfit(
     if options.mode == "ipvs":
         return _ipvs(mode, options, linker, record, backend, drain)
     if options.mode == "userspace":
-        return _userspace(mode, linker, record)
+        return _userspace(mode, linker, record, max(1, options.relay_workers))
     from kubeway.shell.nft import NftPlane
 
     plane = NftPlane(linker.origin, linker.objects)
@@ -177,8 +177,8 @@ def _ipvs(
     return Outfit(mode, plane, frozenset({tables.back_end, "ipvs"}), figures)
 
 
-def _userspace(mode: Mode, linker: Linker, record: records.Recorder) -> Outfit:
-    from kubeway.modes.userspace.layout import CLASSES, LISTEN, PORTS
+def _userspace(mode: Mode, linker: Linker, record: records.Recorder, workers: int) -> Outfit:
+    from kubeway.modes.userspace.layout import APART, CLASSES, LISTEN, PORTS
     from kubeway.shell import nft
     from kubeway.shell.link_plane import LinkPlane
     from kubeway.shell.relay import listeners, replies
@@ -188,17 +188,19 @@ def _userspace(mode: Mode, linker: Linker, record: records.Recorder) -> Outfit:
     from kubeway.values import TCP, UDP
 
     missing = [nft.probe_steering(), replies.probe()]
+    if workers > 1:
+        missing.append(nft.probe_spreading())
     if any(missing):
         raise Unsupported(f"mode userspace: {'; '.join(filter(None, missing))}")
     listening = [
-        Listening(one.list, not one.hidden, ip, PORTS[one], proto=proto)
+        Listening(one.list, not one.hidden, ip, PORTS[one], proto=proto, apart=APART)
         for one in CLASSES
         for ip in LISTEN.values()
         if listeners.has(ip)
         for proto in (TCP, UDP)
     ]
     planes: dict[str, Plane] = {
-        "relay": RelayPlane(listening, linker.objects, record=record),
+        "relay": RelayPlane(listening, linker.objects, workers=workers, record=record),
         "link": LinkPlane(linker.objects),
         "nft": nft.NftPlane(linker.origin, linker.objects),
     }

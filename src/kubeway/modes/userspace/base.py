@@ -20,13 +20,15 @@ from kubeway.modes.userspace.layout import (
     NOBODY,
     PORTS,
     PRIORITIES,
+    SEED,
     Class,
     homing,
+    udp_port,
 )
 from kubeway.planes.link.objects import Homeward, Rule, rule_key, table_key
 from kubeway.planes.nft import build as b
 from kubeway.planes.nft import objects as nft
-from kubeway.planes.nft.objects import Accept, Chain, Drop
+from kubeway.planes.nft.objects import Accept, Chain, Drop, Element, Goto, Set, element_key
 from kubeway.program.program import Key, Object
 from kubeway.values import TCP, UDP, host_prefix, parse_prefix
 
@@ -34,6 +36,8 @@ from kubeway.values import TCP, UDP, host_prefix, parse_prefix
 _FIRST: Final = -(1 << 31)
 _STEER: Final = -150  # mangle: flows are known (-200), nothing is translated yet (-100)
 _HAND: Final = -149
+
+_SHARE: Final = "numgen random mod 65536"  # as nft calls a number like that; see planes/nft/fields
 
 KEPT, HIDDEN, LOCAL, LOCAL_HIDDEN = CLASSES
 
@@ -45,13 +49,22 @@ def base(words: Words, view: NodeView) -> dict[Key, Object]:
     family = view.family(words.number)
     bit = homing(view.mark)
     chains = _base_chains(words, family, bit) | _classes(words, view, bit) | doors.chains(words, family)
+    chains |= _hand(words, view.relay_workers)
     if view.bridged:
         chains |= _again(bit)
-    return {
+    sets = doors.sets(words)
+    if view.relay_workers > 1:
+        sets["workers"] = Set((_SHARE,), verdicts=True, comment="who takes datagrams")
+    objects = {
         table_key(words.number): Homeward(),
         rule_key(words.number, bit): Rule(),
-        **doors.objects(words, family, doors.sets(words), chains),
+        **doors.objects(words, family, sets, chains),
     }
+    if view.relay_workers > 1:
+        for worker in range(view.relay_workers):
+            key = element_key(words.family, "workers", b.host32(worker))
+            objects[key] = Element(Goto(_hand_udp(worker)))
+    return objects
 
 
 def _base_chains(words: Words, view: FamilyView, bit: int) -> Chains:
@@ -116,18 +129,34 @@ def _base_chains(words: Words, view: FamilyView, bit: int) -> Chains:
         ),
         "filter-forward": (Chain("filter", "forward", 0), [no_endpoints, unowned]),
         "filter-output": (Chain("filter", "output", 0), [no_endpoints, unowned]),
-        "hand": (
-            Chain(),
-            [
-                b.rule(
-                    b.priority_is(PRIORITIES[one], 0xFFFFFFFF),
-                    b.tproxy(proto, LISTEN[words.number], PORTS[one]),
-                )
-                for one in CLASSES
-                for proto in (TCP, UDP)
-            ],
-        ),
     }
+
+
+def _hand(words: Words, workers: int) -> Chains:
+    """What leads to the listeners, by the class a packet has.
+
+    The listeners of TCP are everybody's, and the kernel chooses a worker by the client's address. Of UDP it
+    would not, as it looks for the socket without the packet (nf_tproxy); so of several workers each has
+    listeners of its own, and the choice is made here, by the same.
+    """
+    if workers == 1:
+        rules = [_handed(words, one, proto, PORTS[one]) for one in CLASSES for proto in (TCP, UDP)]
+        return {"hand": (Chain(), rules)}
+    spread = b.rule(b.protocol(UDP), b.spread(words.saddr, workers, SEED, "workers"))
+    tcp = [_handed(words, one, TCP, PORTS[one]) for one in CLASSES]
+    chains: Chains = {"hand": (Chain(), [spread, *tcp])}
+    for worker in range(workers):
+        udp = [_handed(words, one, UDP, udp_port(one, worker)) for one in CLASSES]
+        chains[_hand_udp(worker)] = (Chain(), udp)
+    return chains
+
+
+def _hand_udp(worker: int) -> str:
+    return f"hand-udp-{worker}"
+
+
+def _handed(words: Words, one: Class, proto: int, port: int) -> nft.Rule:
+    return b.rule(b.priority_is(PRIORITIES[one], 0xFFFFFFFF), b.tproxy(proto, LISTEN[words.number], port))
 
 
 def _again(bit: int) -> Chains:

@@ -29,7 +29,26 @@ CLASSES: Final = (
     Class("local", hidden=True),
 )
 PORTS: Final = {one: 10801 + number for number, one in enumerate(CLASSES)}
-"""Where the listener of each class is, TCP and UDP, both families."""
+"""Where the listener of each class is, both families: of TCP for all workers, of UDP for the first one."""
+
+APART: Final = 16
+"""How far the ports of two workers' listeners of UDP are from each other."""
+
+SEED: Final = 0x6B756265
+"""Begins the hash that chooses a client's worker: the same always, so that rules made anew move nobody."""
+
+
+def udp_port(one: Class, worker: int) -> int:
+    """Where this worker takes datagrams of the class. Workers are counted from 0."""
+    return PORTS[one] + APART * worker
+
+
+def class_at(port: int) -> Class | None:
+    """Of the listener at this port."""
+    return _CLASSES.get(PORTS[CLASSES[0]] + (port - PORTS[CLASSES[0]]) % APART)
+
+
+_CLASSES: Final = {port: one for one, port in PORTS.items()}
 
 LISTEN: Final[dict[int, Ip]] = {V4: parse_ip("127.0.0.1"), V6: parse_ip("::1")}
 """Loopback: nobody comes there but by a rule or from this node itself."""

@@ -15,7 +15,7 @@ from kubeway.model.packet import REJECT, Fate, Fates, Packet
 from kubeway.modes.maps.layout import WORDS
 from kubeway.modes.maps.ways import ways
 from kubeway.modes.userspace.base import base, chain_of
-from kubeway.modes.userspace.layout import PORTS, homing
+from kubeway.modes.userspace.layout import class_at, homing
 from kubeway.planes.link import objects as link
 from kubeway.planes.nft import objects as nft
 from kubeway.planes.nft.fates import fates as walk
@@ -26,7 +26,6 @@ from kubeway.planes.relay.objects import Way, sees, way_key
 from kubeway.program.program import Fragment, Key, Object, Origin
 from kubeway.values import SCTP, Ip, family_of, show_addr
 
-_CLASSES: Final = {port: one for one, port in PORTS.items()}
 _EITHER: Final = (False, True)
 _GOTO: Final = {
     name: Goto(name) for name in (chain_of(e, b, h) for e in _EITHER for b in _EITHER for h in _EITHER)
@@ -99,7 +98,7 @@ def _way(endpoints: tuple[Endpoint, ...], forward: Forward, neighbours: tuple[Ne
 
 def _relayed(objects: Mapping[Key, Object], packet: Packet, port: int, trail: list[str] | None) -> Fates:
     """Where the listener at this port sends the packet's flow on."""
-    taken = _CLASSES.get(port)
+    taken = class_at(port)
     to = Ip(packet.dst), packet.proto, packet.port
     served = None if taken is None else balance(objects, taken.list, *to, packet.remembered)
     fates: dict[Fate, Fraction] = {}

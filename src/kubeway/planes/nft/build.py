@@ -22,6 +22,7 @@ from kubeway.planes.nft.objects import (
     Expr,
     Fib,
     Goto,
+    Hash,
     Immediate,
     Jump,
     Lookup,
@@ -83,6 +84,16 @@ def in_set(fields: tuple[str, ...], name: str, invert: bool = False) -> Phrase:
 def vmap(fields: tuple[str, ...], name: str) -> Phrase:
     """`ip daddr . th dport vmap @name`"""
     return *load(fields), Lookup(0, name, "verdict")
+
+
+def spread(field: str, among: int, seed: int, name: str) -> Phrase:
+    """`jhash ip saddr mod 2 seed 0x1 vmap @shares`: what is alike in this field goes the same way."""
+    return *load((field,)), Hash(0, 0, FIELDS[field].size, among, seed), Lookup(0, name, "verdict")
+
+
+def protocol(proto: int) -> Phrase:
+    """`meta l4proto udp`"""
+    return Meta(0, "l4proto"), Cmp(0, "==", bytes([proto]))
 
 
 def dnat(fields: tuple[str, ...], name: str, ip_size: int, slot: Numgen | None = None) -> Phrase:
@@ -232,8 +243,7 @@ def transparent() -> Phrase:
 def tproxy(proto: int, ip: bytes, port: int) -> Phrase:
     """`meta l4proto tcp tproxy to 127.0.0.1:7001`; nft wants to be told the protocol."""
     return (
-        Meta(0, "l4proto"),
-        Cmp(0, "==", bytes([proto])),
+        *protocol(proto),
         Immediate(0, ip),
         Immediate(len(ip) // 4, port.to_bytes(2, "big")),
         Tproxy(0, len(ip) // 4),

@@ -6,9 +6,9 @@ affinity needs no table that several processes would have to agree on, nor does 
 (by a hash over the endpoints each new endpoint would take clients from the others, who were promised to
 stay). The price: clients behind one address share one worker.
 
-All listeners of a class are in one reuseport group, whose members are counted in the order in which they
-listen. The control process keeps them all open: when a worker dies, those who come in the meantime wait for
-its successor, and the numbers of the others stay.
+All listeners of a class are in one reuseport group (but of UDP: `listen`), whose members are counted in
+the order in which they listen. The control process keeps them all open: when a worker dies, those who
+come in the meantime wait for its successor, and the numbers of the others stay.
 
 Source: net/core/sock_reuseport.c, net/core/filter.c (sk_attach reuseport, SKF_NET_OFF).
 """
@@ -38,7 +38,7 @@ class Listening(Struct, frozen=True):
 
     `list_`: which endpoints count. `keeps`: they may see who the client is. `transparent`: connections to
     any address are taken that rules steer here (IP_TRANSPARENT, CAP_NET_ADMIN); else those to `ip` only. UDP
-    is always so.
+    is always so. `apart`: of UDP each worker has a port of its own, so far from the one before.
     """
 
     list_: List
@@ -47,6 +47,7 @@ class Listening(Struct, frozen=True):
     port: int
     transparent: bool = True
     proto: Proto = TCP
+    apart: int = 1
 
 
 def has(ip: bytes) -> bool:
@@ -63,24 +64,26 @@ def has(ip: bytes) -> bool:
 def listen(what: Listening, workers: int) -> list[socket.socket]:
     """One listener for each worker; Refused if there cannot be any. Port 0 is any that is free.
 
-    Of UDP there is one, for the first worker: the kernel would spread one client's ports over several, and
-    each would have its own idea of which endpoint the client is to come back to (`udp.listen`).
+    Of UDP each has its own port: at one the kernel would spread one client's ports over several workers,
+    and each would have its own idea of which endpoint the client is to come back to (`udp.listen`). So it is
+    for the rules to choose.
     """
-    if what.proto == UDP:
-        workers = 1
     sockets: list[socket.socket] = []
     port = what.port
     try:
-        for _ in range(workers):
+        for number in range(workers):
             sock = _one(what, port)
             sockets.append(sock)
-            port = sock.getsockname()[1]
-        if workers > 1:
+            if what.proto != UDP:
+                port = sock.getsockname()[1]
+            elif what.port:
+                port = what.port + what.apart * (number + 1)
+        if workers > 1 and what.proto != UDP:
             by_source(sockets[0], len(what.ip) == 4, workers)
     except OSError as error:
         for sock in sockets:
             sock.close()
-        where = show_addr(what.ip, what.port)
+        where = show_addr(what.ip, port)
         raise Refused(
             error.strerror or str(error), error.errno or errno.EIO, f"listening on {where}"
         ) from error

@@ -33,12 +33,15 @@ class Given(Struct, frozen=True):
 
 
 class Begin(Struct, frozen=True, tag=True):
-    """`start`: where turns begin, at least 0 and less than 1. `idle`: of UDP's `Sessions`."""
+    """`start`: where turns begin, at least 0 and less than 1. `idle`: of UDP's `Sessions`, whose ports are
+    every `workers`th, from the `number`th on: no two workers look the same to an endpoint."""
 
     listeners: list[Given]
     limits: Limits
     start: float = 0.0
     idle: float = IDLE
+    number: int = 0
+    workers: int = 1
 
 
 class Put(Struct, frozen=True, tag=True):

@@ -164,11 +164,11 @@ class RelayPlane:
         given = [
             Given(sockets[number].fileno(), what.proto, what.list_, what.keeps)
             for what, sockets in self._sockets
-            if number < len(sockets)  # all UDP is the first one's
         ]
         ways = [(key.name, way) for key, way in self._held.items()]
+        begin = Begin(given, self._limits, start, self._idle, number, len(self._workers))
         return (
-            b"".join((frame(Begin(given, self._limits, start, self._idle)), frame(Put(0, list(ways))))),
+            b"".join((frame(begin), frame(Put(0, list(ways))))),
             [one.fd for one in given],
         )
 

@@ -25,7 +25,7 @@ from random import Random
 from select import EPOLLOUT
 from typing import Final
 
-from kubeway.planes.relay.datagram import MOST, Sessions
+from kubeway.planes.relay.datagram import MOST, PORTS, Sessions
 from kubeway.planes.relay.entrance import Entrance
 from kubeway.planes.relay.objects import Endpoint, Way
 from kubeway.shell.relay import datagrams
@@ -64,7 +64,8 @@ class Worker:
         self._ways: dict[tuple[str, int], Ways] = defaultdict(dict)  # by list and protocol
         self._limits, self._start = begin.limits, begin.start
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        sessions = Sessions(min(MOST, descriptors // 2), idle=begin.idle)
+        ports = PORTS[begin.number :: begin.workers]
+        sessions = Sessions(min(MOST, descriptors // 2), idle=begin.idle, ports=ports)
         self.datagrams = Datagrams(self.loop, Random(), sessions, self.streams.make_room)
         self._listeners = [self._listener(one) for one in begin.listeners]
         self._channel = channel
