@@ -474,6 +474,7 @@ def links(draw: st.DrawFn) -> Links:
         families=frozenset((4,)) if draw(_once_in(10)) else frozenset((4, 6)),
         bridged=draw(st.booleans()),
         neighbours=near if draw(st.booleans()) else (),
+        marks_checked=draw(st.booleans()),
     )
 
 

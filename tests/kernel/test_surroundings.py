@@ -119,3 +119,15 @@ def test_where_loopback_has_no_ipv6(where: str) -> None:
             ip("-6 route add local default dev lo table 117")
 
     inside(work)
+
+
+@pytest.mark.parametrize("where", ["all", "a0"])
+def test_where_senders_are_checked_with_the_mark(where: str) -> None:
+    def work() -> None:
+        with closing(Surroundings()) as one:
+            ip("link add a0 type veth peer name b0")
+            assert not look(one).marks_checked
+            Path(f"/proc/sys/net/ipv4/conf/{where}/src_valid_mark").write_text("1")
+            assert look(one).marks_checked
+
+    inside(work)

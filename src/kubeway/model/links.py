@@ -25,12 +25,14 @@ class Neighbours(Struct, frozen=True, order=True):
 class Links(Struct, frozen=True, kw_only=True):
     """`families`: those of which this node can hand packets to itself (IPv6 may be missing, or disabled on
     loopback). `bridged`: packets that a bridge takes in pass prerouting on the bridge, too (br_netfilter).
-    `neighbours`: no two of one family have an address in common.
+    `neighbours`: no two of one family have an address in common. `marks_checked`: the way back to a packet's
+    sender is looked up with the packet's mark (of IPv4, src_valid_mark).
     """
 
     families: frozenset[int] = frozenset((V4, V6))
     bridged: bool = False
     neighbours: tuple[Neighbours, ...] = ()
+    marks_checked: bool = False
 
 
 def among(neighbours: tuple[Neighbours, ...], ip: Ip) -> Neighbours | None:

@@ -102,7 +102,7 @@ class FamilyView(Struct, frozen=True):
     `addresses`: this node's. `large`: it has more endpoints than the mode says every
     little thing of. `source`: the address that this node is known by, if it is on an interface.
     Of userspace mode: `served` says whether the relay can be had for this family at all; `neighbours` who
-    of it would answer each other past this node.
+    of it would answer each other past this node; `marks_checked` that marks count where senders are checked.
     """
 
     family: int
@@ -115,6 +115,7 @@ class FamilyView(Struct, frozen=True):
     source: Ip | None = None
     served: bool = True
     neighbours: tuple[Neighbours, ...] = ()
+    marks_checked: bool = False
 
     @property
     def accepting(self) -> tuple[Ip, ...]:

@@ -86,6 +86,7 @@ def _family_view(family: int, facts: NodeFacts, options: Options, cidrs: list[Pr
         source=next((ip for ip in facts.ips if ip in addresses), None),
         served=family in links.families,
         neighbours=tuple(one for one in links.neighbours if family_of(one.prefix.ip) == family),
+        marks_checked=family == V4 and links.marks_checked,
     )
 
 

@@ -9,6 +9,7 @@ brnf_device_event). Both are there from then on.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,7 @@ SYSCTLS: Final = Path("/proc/sys/net")
 _GROUPS: Final = wire.GROUP_LINK | wire.GROUP_V4_ADDRESS | wire.GROUP_V6_ADDRESS
 _FAMILIES: Final = {V4: wire.AF_INET, V6: wire.AF_INET6}
 _CALLS: Final = {V4: "bridge-nf-call-iptables", V6: "bridge-nf-call-ip6tables"}
+_CONF: Final = "ipv4/conf"
 _TRIES: Final = 5
 _AF_UNSPEC: Final = b"\0"
 
@@ -98,6 +100,9 @@ class Surroundings:
             families=frozenset((V4, V6)) if has_ipv6() else frozenset((V4,)),
             bridged=bool(asking and bridges),
             neighbours=tuple(sorted(neighbours)),
+            marks_checked=any(
+                _value(f"{_CONF}/{link}/src_valid_mark") for link in os.listdir(SYSCTLS / _CONF)
+            ),
         )
 
     def _routes(self, family: int) -> Iterator[wire.Route]:

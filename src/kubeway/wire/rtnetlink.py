@@ -79,6 +79,8 @@ RTN_UNICAST: Final = 1
 RTN_LOCAL: Final = 2
 RTPROT_KERNEL: Final = 2
 
+FRA_IIFNAME: Final = 3
+FRA_GOTO: Final = 4
 FRA_PRIORITY: Final = 6
 FRA_FWMARK: Final = 10
 FRA_SUPPRESS_PREFIXLEN: Final = 14
@@ -86,6 +88,8 @@ FRA_TABLE: Final = 15
 FRA_FWMASK: Final = 16
 FRA_PROTOCOL: Final = 21
 FR_ACT_TO_TBL: Final = 1
+FR_ACT_GOTO: Final = 2
+FR_ACT_NOP: Final = 3
 FIB_RULE_INVERT: Final = 2
 
 AF_INET: Final = 2
@@ -152,7 +156,8 @@ class Route(NamedTuple):
 
 class Rule(NamedTuple):
     """Packets with this mark under this mask go by this table. `plain`: so do all of them, whatever else
-    they are."""
+    they are. `action` is FR_ACT_*: for those that pass on, to the rule of priority `target` or the next, the
+    table is 0. `iif`: only what came in by this link; by `lo`, what this node asks for itself."""
 
     family: int
     priority: int
@@ -161,6 +166,9 @@ class Rule(NamedTuple):
     table: int
     protocol: int
     plain: bool
+    action: int = FR_ACT_TO_TBL
+    target: int = 0
+    iif: str = ""
 
 
 # --- links ----------------------------------------------------------------------------
@@ -355,7 +363,7 @@ def rules_request(family: int) -> bytes:
 
 def new_rule(rule: Rule) -> bytes:
     """EEXIST if there is one like it. The table is one below 256."""
-    return _rule(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, FR_ACT_TO_TBL, rule)
+    return _rule(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, rule.action, rule)
 
 
 def del_rule(rule: Rule) -> bytes:
@@ -367,23 +375,27 @@ def del_rule(rule: Rule) -> bytes:
 def _rule(kind: int, flags: int, action: int, rule: Rule) -> bytes:
     head = _RULE_HDR.pack(rule.family, 0, 0, 0, rule.table & 0xFF, 0, 0, action, 0)
     numbers = (FRA_PRIORITY, rule.priority), (FRA_FWMARK, rule.mark), (FRA_FWMASK, rule.mask)
-    body = b"".join(attr(number, _U32.pack(value)) for number, value in numbers)
+    body = text(FRA_IIFNAME, rule.iif) if rule.iif else b""
+    body += attr(FRA_GOTO, _U32.pack(rule.target)) if action == FR_ACT_GOTO else b""
+    body += b"".join(attr(number, _U32.pack(value)) for number, value in numbers)
     return message(kind, NLM_F_REQUEST | flags, head + body + attr(FRA_PROTOCOL, bytes([rule.protocol])))
 
 
-_PLAIN: Final = {FRA_PRIORITY, FRA_FWMARK, FRA_FWMASK, FRA_TABLE, FRA_PROTOCOL}
+_PLAIN: Final = {FRA_PRIORITY, FRA_FWMARK, FRA_FWMASK, FRA_TABLE, FRA_PROTOCOL, FRA_IIFNAME, FRA_GOTO}
+_ACTIONS: Final = {FR_ACT_TO_TBL, FR_ACT_GOTO, FR_ACT_NOP}
 
 
 def read_rule(m: Message) -> Rule | None:
-    """The rule in one answer or event; None if it is of another family, or leads to no table."""
+    """The rule in one answer or event; None if it is of another family, or forbids."""
     if m.kind not in (RTM_NEWRULE, RTM_DELRULE) or len(m.body) < _RULE_HDR.size:
         raise _unexpected(m, "a rule")
     family, *lengths, tos, table, _, _, action, flags = _RULE_HDR.unpack_from(m.body)
-    if family not in _SIZES or action != FR_ACT_TO_TBL:
+    if family not in _SIZES or action not in _ACTIONS:
         return None
     known = fields(m.body[_RULE_HDR.size :])
     priority, mark, mask = (known.get(n) for n in (FRA_PRIORITY, FRA_FWMARK, FRA_FWMASK))
     wide, protocol = known.get(FRA_TABLE), known.get(FRA_PROTOCOL)
+    iif, target = known.get(FRA_IIFNAME), known.get(FRA_GOTO)
     # The kernel tells of this one always; that it suppresses nothing is -1.
     suppress = known.get(FRA_SUPPRESS_PREFIXLEN)
     idle = {FRA_SUPPRESS_PREFIXLEN} if suppress is not None and _number(suppress) == 0xFFFFFFFF else set()
@@ -396,6 +408,9 @@ def read_rule(m: Message) -> Rule | None:
         table if wide is None else _number(wide),
         protocol[0] if protocol else 0,
         not (more or tos or any(lengths) or flags & FIB_RULE_INVERT),
+        action,
+        0 if target is None else _number(target),
+        "" if iif is None else read_text(iif),
     )
 
 

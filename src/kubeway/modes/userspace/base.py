@@ -23,9 +23,10 @@ from kubeway.modes.userspace.layout import (
     SEED,
     Class,
     homing,
+    leaving,
     udp_port,
 )
-from kubeway.planes.link.objects import Homeward, Rule, rule_key, table_key
+from kubeway.planes.link.objects import Homeward, Rule, role_key, rule_key, table_key
 from kubeway.planes.nft import build as b
 from kubeway.planes.nft import objects as nft
 from kubeway.planes.nft.objects import Accept, Chain, Drop, Element, Goto, Set, element_key
@@ -48,16 +49,24 @@ def base(words: Words, view: NodeView) -> dict[Key, Object]:
     """Of one family."""
     family = view.family(words.number)
     bit = homing(view.mark)
-    chains = _base_chains(words, family, bit) | _classes(words, view, bit) | doors.chains(words, family)
+    chains = (
+        _base_chains(words, family, bit, leaving(view.mark))
+        | _classes(words, view, bit)
+        | doors.chains(words, family)
+    )
     chains |= _hand(words, view.relay_workers)
     if view.bridged:
         chains |= _again(bit)
+    rules: dict[Key, Object] = {rule_key(words.number, bit): Rule()}
+    if family.marks_checked:
+        rules = _apart(words.number, bit, leaving(view.mark))
+        chains |= _leaving(bit, leaving(view.mark))
     sets = doors.sets(words)
     if view.relay_workers > 1:
         sets["workers"] = Set((_SHARE,), verdicts=True, comment="who takes datagrams")
     objects = {
         table_key(words.number): Homeward(),
-        rule_key(words.number, bit): Rule(),
+        **rules,
         **doors.objects(words, family, sets, chains),
     }
     if view.relay_workers > 1:
@@ -67,8 +76,9 @@ def base(words: Words, view: NodeView) -> dict[Key, Object]:
     return objects
 
 
-def _base_chains(words: Words, view: FamilyView, bit: int) -> Chains:
+def _base_chains(words: Words, view: FamilyView, bit: int, also: int) -> Chains:
     accept = Accept()
+    ours = bit | also if view.marks_checked else bit
     home = b.mark_on(bit)
     # What is steered or was made by the relay has met its fate.
     astray = (*b.new_flow(), *b.unmarked(bit), *b.flow_marked(bit, "=="))
@@ -110,7 +120,7 @@ def _base_chains(words: Words, view: FamilyView, bit: int) -> Chains:
                 others,
                 # A connection may have taken over the mark of its first packet (net.ipv4.tcp_fwmark_accept);
                 # what it sends is not for this node for that.
-                b.rule(b.transparent(), b.flow_mark_on(bit), b.mark_off(bit), accept, comment="the relay's"),
+                b.rule(b.transparent(), b.flow_mark_on(bit), b.mark_off(ours), accept, comment="the relay's"),
                 firewall,
                 dispatch,
                 b.rule(b.flow_marked(bit), home, comment="of a steered flow; or an answer to the relay"),
@@ -169,6 +179,27 @@ def _again(bit: int) -> Chains:
     elsewhere = b.interface("lo", begins=False, op="!=")
     rules = [b.rule(b.marked(bit), elsewhere, b.jump("hand"))]
     return {"again-prerouting": (Chain("filter", "prerouting", _FIRST), rules)}
+
+
+def _apart(family: int, bit: int, also: int) -> dict[Key, Object]:
+    """Rules where the kernel looks for the way back to a sender with the packet's own mark.
+
+    The way back is asked for as if the packet were this node's own, coming in by `lo`; so what has the bit
+    and is asked for so goes by others' rules, as without it. What this node steers itself is asked for like
+    that, too; that is why it has another bit.
+    """
+    return {
+        rule_key(family, also): Rule(),
+        role_key(family, bit, "pass"): Rule(),
+        role_key(family, bit, "late"): Rule(),
+        role_key(family, 0, "end"): Rule(),
+    }
+
+
+def _leaving(bit: int, also: int) -> Chains:
+    """Give what this node sends and steers its other bit, by which it is routed anew."""
+    rules = [b.rule(b.marked(bit), b.mark_on(also))]
+    return {"leaving-output": (Chain("route", "output", _HAND), rules)}
 
 
 def _martians(words: Words, view: FamilyView, astray: b.Phrase) -> list[nft.Rule]:

@@ -63,6 +63,14 @@ CLASS_MASK: Final = 0xF0000000
 PRIORITIES: Final = {one: CLASS_SIGN | number + 1 for number, one in enumerate(CLASSES)}
 
 
+def leaving(mark: int) -> int:
+    """One bit more, where what this node sends has to be told from what comes in: what it steers itself.
+
+    Like the other it is in no mark that WireGuard's tool has for its own packets (0xca6c).
+    """
+    return mark >> 2 or 4
+
+
 def homing(mark: int) -> int:
     """The bit of packets' and flows' marks that steers them, beside the one that means masquerade.
 
