@@ -63,6 +63,9 @@ bench-ipvs: venv system-guest ## numbers of ipvs mode, in a User-mode Linux gues
 
 bench-relay: venv system ## numbers of userspace mode's relay, beside HAProxy; some minutes; needs haproxy, wrk and iperf3
 	$(BIN)/python -m bench.relay
+	$(BIN)/python -m bench.relay_udp
+	$(BIN)/python -m bench.relay_workers
+	$(BIN)/python -m bench.steering
 
 lock: venv ## resolve the lock files anew from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --generate-hashes --no-header --no-annotate \

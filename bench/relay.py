@@ -69,7 +69,7 @@ defaults
     option splice-request
     option splice-response
 """
-_SERVER: Final = """
+SERVER: Final = """
 global
     nbthread 1
     maxconn 4000
@@ -190,7 +190,7 @@ async def main(rounds: int, seconds: int) -> None:
     await run("ip", "link", "set", "lo", "up")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        haproxy(stack, folder, "server", _SERVER)
+        haproxy(stack, folder, "server", SERVER)
         start(stack, ["iperf3", "-s"])
         text = _HAPROXY + "".join(
             balanced(f"p{port}", listens, port) for listens, port in ((8081, HTTP), (5301, BULK))

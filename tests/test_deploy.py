@@ -19,10 +19,12 @@ from typing import Any
 
 import pytest
 import yaml
+from msgspec.structs import fields
 
 import kubeway
 from kubeway.cli import flags, goflags
 from kubeway.model.config_flags import BY_NAME
+from kubeway.model.configuration import Own
 from kubeway.model.store import Store
 from kubeway.records import Record
 from kubeway.shell.access_kubeconfig import read_kubeconfig
@@ -42,6 +44,7 @@ CHART = DEPLOY / "helm" / "kubeway"
 UNIT = DEPLOY / "systemd" / "kubeway.service"
 FOR_LEGACY = DEPLOY / "systemd" / "iptables-legacy.conf"
 FOR_IPVS = DEPLOY / "systemd" / "ipvs.conf"
+FOR_USERSPACE = DEPLOY / "systemd" / "userspace.conf"
 CONFIG = "/var/lib/kube-proxy"
 SERVER = "https://10.0.0.1:6443"
 
@@ -114,6 +117,7 @@ NEEDED: dict[str, Needed] = {
     "nftables": (["NET_ADMIN"], [], []),
     "iptables": _FOR_LEGACY,
     "ipvs": _FOR_LEGACY,
+    "userspace": _FOR_LEGACY,
 }
 
 
@@ -325,7 +329,12 @@ def wrong(schema: Any, value: Any, at: str = "") -> list[str]:
         ({"apiServer": SERVER, "config": {"conntrack": {"min": 5}}}, []),
         ({"apiServer": SERVER, "config": {"mode": "iptables"}}, []),
         ({"apiServer": SERVER, "config": {"mode": "ipvs"}}, []),
-        ({"apiServer": SERVER, "config": {"mode": "userspace"}}, [".config.mode"]),
+        ({"apiServer": SERVER, "config": {"mode": "userspace", "kubeway": {"relayWorkers": 2}}}, []),
+        (
+            {"apiServer": SERVER, "config": {"kubeway": {"relayWorkers": 65}}},
+            [".config.kubeway.relayWorkers"],
+        ),
+        ({"apiServer": SERVER, "config": {"mode": "winkernel"}}, [".config.mode"]),
         ({"apiServer": SERVER, "config": {"mode": ""}}, [".config.mode"]),
         ({"apiServer": SERVER, "config": {"mode": None}}, [".config.mode"]),
         ({"apiServer": SERVER, "config": {"kubeway": {"iptablesBackend": "legacy"}}}, []),
@@ -345,7 +354,7 @@ def test_the_schema_knows_good_values(values: dict[str, Any], places: list[str])
 
 def test_the_schema_knows_the_modes_there_are_overlays_for() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
-    assert sorted(schema["properties"]["config"]["properties"]["mode"]["enum"]) == OVERLAID
+    assert sorted(schema["properties"]["config"]["properties"]["mode"]["enum"]) == OVERLAID == sorted(MODES)
     assert NEEDED.keys() == set(OVERLAID)
 
 
@@ -584,6 +593,32 @@ def test_for_ipvs_the_unit_prepares_what_it_runs() -> None:
     assert "ipvs" in MODES
 
 
+def test_the_schema_knows_our_own_settings() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    known = schema["properties"]["config"]["properties"]["kubeway"]["properties"]
+    assert known.keys() <= {field.encode_name for field in fields(Own)}
+    assert {"relayWorkers", "relayDrain", "relayHalfClosed"} <= known.keys()
+
+
+def test_for_userspace_the_unit_gets_what_the_container_has() -> None:
+    more = unit(FOR_USERSPACE)
+    for name in ("AmbientCapabilities", "CapabilityBoundingSet"):
+        (base,), (added,) = unit()[name], more[name]
+        assert [f"CAP_{one}" for one in NEEDED["userspace"][0]] == [base, added]
+    empty, command = more["ExecStart"]
+    assert (empty, command) == ("", f"{unit()['ExecStart'][0]} --proxy-mode=userspace")
+    # Who carries connections is not ended with the daemon.
+    assert more["KillMode"] == ["process"]
+    # Its user and the rest of what the unit forbids stay.
+    assert more.keys() == {
+        "AmbientCapabilities",
+        "CapabilityBoundingSet",
+        "LimitNOFILE",
+        "KillMode",
+        "ExecStart",
+    }
+
+
 def test_unit_and_container_have_the_capabilities_they_need() -> None:
     assert unit()["AmbientCapabilities"] == unit()["CapabilityBoundingSet"] == ["CAP_NET_ADMIN"]
     for (_, mode), docs in DEPLOYMENTS.items():
@@ -623,7 +658,8 @@ def test_systemd_knows_every_setting(tmp_path: Path) -> None:
     def verify(text: str, *more: str) -> str:
         path = tmp_path / "kubeway.service"
         path.write_text(text.replace("/opt/kubeway/bin/kubeway", "/bin/true"))
-        (tmp_path / "kubeway.service.d").mkdir(exist_ok=True)
+        shutil.rmtree(tmp_path / "kubeway.service.d", ignore_errors=True)
+        (tmp_path / "kubeway.service.d").mkdir()
         for number, over in enumerate(more):
             over = over.replace("/opt/kubeway/bin/kubeway", "/bin/true")
             (tmp_path / "kubeway.service.d" / f"{number}.conf").write_text(over)
@@ -645,3 +681,6 @@ def test_systemd_knows_every_setting(tmp_path: Path) -> None:
     for_ipvs = FOR_IPVS.read_text()
     assert verify(text, more, for_ipvs) == ""
     assert "more than one" in verify(text, more, for_ipvs.replace("ExecStart=\n", ""))
+    for_userspace = FOR_USERSPACE.read_text()
+    assert verify(text, for_userspace) == ""
+    assert "KillMood" in verify(text, for_userspace.replace("KillMode", "KillMood"))

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, ClassVar, NamedTuple, get_args
 
 import pytest
 import yaml
@@ -35,6 +35,7 @@ from kubeway.shell.metrics_pages import Pages
 from kubeway.shell.options import MODES
 from kubeway.shell.outfit import Figures
 from kubeway.shell.readyz import Readiness
+from kubeway.shell.relay.orders import Sums
 
 TEXT = (Path(__file__).resolve().parent.parent / "docs" / "drop-in.md").read_text()
 WORDS = {"same", "differs", "accepted", "absent", "new"}
@@ -109,7 +110,6 @@ OTHER = {
     "log-text-info-buffer-size": "7",
     "log-json-split-stream": "true",
     "log-json-info-buffer-size": "7",
-    "udp-timeout": "7s",
     "proxy-port-range": "1-2",
 }
 
@@ -122,6 +122,14 @@ def test_what_is_accepted_is_told_once() -> None:
     (told,) = [note for note in asked.notes if "without effect" in note]
     named = {flag.path for flag in FLAGS if flag.name in accepted}
     assert set(told.partition(": ")[2].split(", ")) == named
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_udp_timeout_matters_in_its_mode_and_is_told_in_the_others(mode: str) -> None:
+    asked = settle({"proxy-mode": [mode], "udp-timeout": ["7s"]})
+    told = [note for note in asked.notes if "udpIdleTimeout" in note]
+    assert bool(told) == (mode != "userspace")
+    assert all("without effect" in note for note in told)
 
 
 def test_other_modes_are_refused_as_the_row_says() -> None:
@@ -161,7 +169,6 @@ def test_what_is_accepted_in_a_file_is_told(tmp_path: Path) -> None:
         "logging.vmodule": "[{filePattern: a, verbosity: 1}]",
         "clientConnection.acceptContentTypes": "application/json",
         "portRange": "1-2",
-        "udpIdleTimeout": "1s",
         "windowsRunAsService": "true",
         "winkernel.networkName": "x",
         "winkernel.sourceVip": "10.0.0.1",
@@ -258,8 +265,27 @@ def registered() -> dict[str, tuple[str, tuple[str, ...]]]:
     }
     assert tuple(modes) == MODES
     for mode, figures in modes.items():
-        told |= told_by(Metrics(mode=mode, figures=partial(lambda found: found, figures)))
+        relay = Silent() if mode == "userspace" else None
+        told |= told_by(
+            Metrics(
+                mode=mode,
+                figures=partial(lambda found: found, figures),
+                relay=partial(lambda found: found, relay),
+            )
+        )
     return told
+
+
+class Silent:
+    """A relay that has carried nothing."""
+
+    processes: ClassVar[list[int]] = []
+
+    async def ask(self, patience: float) -> None:
+        pass
+
+    def sums(self) -> Sums:
+        return Sums()
 
 
 def told_by(metrics: Metrics) -> dict[str, tuple[str, tuple[str, ...]]]:

@@ -22,6 +22,7 @@ from typing import Any
 from hypothesis import strategies as st
 from msgspec.structs import replace as with_fields
 
+from kubeway.model.balances import BALANCES
 from kubeway.model.forward import Endpoint, Forward, Frontend
 from kubeway.model.links import Links, Neighbours
 from kubeway.model.node import NodeFacts, NodeView, Options
@@ -83,11 +84,20 @@ def port_doc(name: str, port: int, proto: str = "TCP", node_port: int = 0) -> Do
 
 
 def service_doc(
-    name: str, vips: Sequence[str], ports: Sequence[Doc], *, created: str = "", ingress: Any = (), **spec: Any
+    name: str,
+    vips: Sequence[str],
+    ports: Sequence[Doc],
+    *,
+    created: str = "",
+    ingress: Any = (),
+    annotations: Mapping[str, str] | None = None,
+    **spec: Any,
 ) -> Doc:
     """`name` is "namespace/name"; `spec` is in Kubernetes' own words and may replace anything."""
     namespace, _, short = name.partition("/")
     metadata = {"namespace": namespace, "name": short, **({"creationTimestamp": created} if created else {})}
+    if annotations:
+        metadata["annotations"] = dict(annotations)
     families = ["IPv6" if ":" in vip else "IPv4" for vip in vips]
     doc: Doc = {
         "apiVersion": "v1",
@@ -421,6 +431,11 @@ def services(draw: st.DrawFn, name: str) -> list[Doc]:
     if kind == "LoadBalancer":
         spec["loadBalancerSourceRanges"] = draw(st.just([]) | _some(_SOURCES, 3, 1))
         spec["healthCheckNodePort"] = 32000
+    annotations = {
+        f"kubeway.io/{word}": draw(st.sampled_from(values))
+        for word, values in {"balance": sorted(BALANCES), "demote": ["true", "false"], "hold": ["7s"]}.items()
+        if draw(_once_in(3))
+    }
     docs = [
         service_doc(
             name,
@@ -431,6 +446,7 @@ def services(draw: st.DrawFn, name: str) -> list[Doc]:
             ],
             created=draw(st.sampled_from(["", "2025-01-01T00:00:00Z", "2026-01-01T00:00:00Z"])),
             ingress=draw(_some(captured, 2)) if kind == "LoadBalancer" else (),
+            annotations=annotations,
             **spec,
         )
     ]

@@ -294,6 +294,17 @@ class ClaimLost(Record, frozen=True):
         return f"{self.service} does not get {self.claim}: {self.holder} holds it"
 
 
+class ServiceUnspoken(Record, frozen=True):
+    """This mode does not speak the service port's protocol: clients are refused, as if nobody served."""
+
+    level = "warning"
+    service: str
+    mode: str
+
+    def __str__(self) -> str:
+        return f"{self.service} is refused to all: {self.mode} mode does not speak its protocol"
+
+
 class ObjectBad(Record, frozen=True):
     """An object, or part of one, that cannot be honoured. `where` names file, object and field."""
 
@@ -459,7 +470,10 @@ class BindFailed(Record, frozen=True):
 
 
 class RelayWorkerDied(Record, frozen=True):
-    """A process that carries connections ended; those it carried broke. Who comes waits for its successor."""
+    """A process that carries connections ended; those it carried broke. Who comes waits for its successor.
+
+    `pid` is 0 where there was none: it could not be started.
+    """
 
     level = "error"
     pid: int
@@ -468,7 +482,34 @@ class RelayWorkerDied(Record, frozen=True):
 
     def __str__(self) -> str:
         successor = f"; another one starts in {self.retry_in:.3g} s" if self.retry_in else "; started anew"
-        return f"relay worker {self.pid}: {self.problem}{successor}"
+        who = f"relay worker {self.pid}" if self.pid else "relay worker"
+        return f"{who}: {self.problem}{successor}"
+
+
+class ListenersInherited(Record, frozen=True):
+    """A proxy before hands over what it listens on. Nobody is refused, and its connections go on."""
+
+    listeners: int
+
+    def __str__(self) -> str:
+        return f"relay: takes over {self.listeners} listeners from a proxy before"
+
+
+class HandoverFailed(Record, frozen=True):
+    """A proxy before is there, or was, and does not hand over what it listens on."""
+
+    level = "warning"
+    problem: str
+
+    def __str__(self) -> str:
+        return f"relay: a proxy before does not hand over its listeners, own ones are opened: {self.problem}"
+
+
+class Succeeded(Record, frozen=True):
+    """A successor has the relay's listeners. This process writes nothing any more, and waits to be ended."""
+
+    def __str__(self) -> str:
+        return "relay: a successor took over; nothing is written here any more, connections go on"
 
 
 # --- metrics and events -------------------------------------------------------------

@@ -15,6 +15,7 @@ import pytest
 from kubeway.lab.host import LabError
 from kubeway.lab.topology import Lab
 from tests.kernel.place import Place
+from tests.kernel.remains import end_workers, nothing_remains
 
 MANY_ERRORS = {"net.ipv4.icmp_msgs_per_sec": 1_000_000, "net.ipv4.icmp_msgs_burst": 100_000}
 """A host sends some 50 ICMP errors of both families at once (icmp_global_allow), and we ask for more."""
@@ -70,14 +71,23 @@ def place(lab: Lab, tmp_path: Path) -> Iterator[Place]:
         yield place
     finally:
         place.end()
-        bare(lab)
+        tidy(lab)
 
 
 @pytest.fixture
 def node(lab: Lab) -> Iterator[None]:
     """A node that holds no rules and remembers no flows, before and after."""
     yield
+    tidy(lab)
+
+
+def tidy(lab: Lab) -> None:
+    """Nothing of a proxy is left in the node, and nobody asks for Services, whatever became of the test."""
+    for host in lab.hosts():
+        host.quiet()
+    end_workers(lab.node)
     bare(lab)
+    nothing_remains(lab.node)
 
 
 def bare(lab: Lab) -> None:

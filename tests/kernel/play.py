@@ -34,6 +34,7 @@ from kubeway.model.view import node_facts, node_view
 from kubeway.shell.asked import settle
 from kubeway.shell.options import model_options
 from kubeway.values import PROTOS, Ip, parse_ip
+from tests.kernel.remains import nothing_remains
 from tests.kernel.scenario import Ask, Expect, Manifest, Scenario, Step, identity
 
 FILES = sorted((Path(__file__).parents[1] / "scenarios").glob("*.yaml"))
@@ -145,12 +146,12 @@ def play(
     clean(lab.node)
     assert not way.holds(lab.node)
     assert "kubeway" not in lab.node.run(["nft", "list", "ruleset"]).stdout
+    nothing_remains(lab.node)
 
 
 def nothing_is_lost(floods: Sequence[Flood]) -> None:
     """End them; each was answered, always."""
-    for flood in floods:
-        tally = flood.stop()
+    for tally in [flood.stop() for flood in floods]:
         assert tally.lost == {}, tally
         assert tally.sent > 0
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import struct
+import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -49,9 +51,50 @@ def played(story: Callable[[], Awaitable[T]]) -> T:
 
     before = children()
     try:
-        return inside(run)
+        return inside(lambda: without_workers(run))
     finally:
         assert children() <= before
+
+
+def without_workers(work: Callable[[], T]) -> T:
+    """What `work` returns; that has to leave no worker in this network namespace. Failing, it leaves none,
+    either."""
+    here = Path("/proc/thread-self/ns/net")
+    try:
+        found = work()
+        end = time.monotonic() + PATIENCE
+        while left := workers(here):
+            assert time.monotonic() < end, f"workers that do not end: {left}"
+            time.sleep(0.02)
+        return found
+    finally:
+        end_workers(here)
+
+
+def workers(net: Path) -> list[int]:
+    """The worker processes in a network namespace, whosever they are."""
+    where = os.stat(net).st_ino
+    return sorted(
+        int(path.name)
+        for path in Path("/proc").glob("[0-9]*")
+        if "relay.worker" in command(path.name) and _namespace(path / "ns/net") == where
+    )
+
+
+def _namespace(net: Path) -> int:
+    try:
+        return os.stat(net).st_ino
+    except OSError:
+        return 0
+
+
+def end_workers(net: Path) -> None:
+    """Nobody may come after a test."""
+    for pid in workers(net):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    while workers(net):
+        time.sleep(0.01)
 
 
 def children() -> set[str]:

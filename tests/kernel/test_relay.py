@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import resource
@@ -11,18 +12,21 @@ import socket
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from kubeway import records
-from kubeway.errors import Refused
+from kubeway.errors import Lost, Refused
+from kubeway.planes.relay.entrance import Tally
 from kubeway.planes.relay.objects import Endpoint, Way, way_key
 from kubeway.planes.relay.stream import RUNGS, Limits
 from kubeway.program.program import Change
 from kubeway.shell.relay import plane
 from kubeway.shell.relay.listeners import Listening, listen
+from kubeway.shell.relay.orders import Sums
 from kubeway.shell.relay.plane import RelayPlane
 from kubeway.values import TCP, parse_ip
 from tests.kernel.netns import inside, ip, needs_root, nft
@@ -555,6 +559,123 @@ def test_a_worker_that_hangs_is_ended_and_replaced(monkeypatch: pytest.MonkeyPat
     played(story)
 
 
+def test_figures_are_told_by_those_who_answer_and_nobody_waits_for_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[records.Record] = []
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        with relay(workers=2, record=told.append) as here:
+            await here.put(Way((await serve(echo),)))
+            # Of both workers: a client's address decides which it comes to.
+            dialled = [await here.dial(f"127.0.0.{number}") for number in range(1, 17)]
+            for reader, writer in dialled:
+                writer.write(b"12345")
+                assert await reader.readexactly(5) == b"12345"
+            await here.plane.ask(30.0)
+            sums = here.plane.sums()
+            assert (sums.tcp.connections, sums.tcp.sent, sums.tcp.received) == (16, 80, 80)
+            assert (sums.open, sums.waiting, sums.udp) == (16, 0, Tally())
+            hung = here.plane.processes[0]
+            os.kill(hung, signal.SIGSTOP)
+            began = loop.time()
+            for _ in range(3):
+                await here.plane.ask(0.1)
+            assert loop.time() - began < 5
+            assert here.plane.sums() == sums
+            assert not told
+            # Who owes its answer for too long is ended, and what it had told goes on to count.
+            monkeypatch.setattr(plane, "_ANSWER", 0.05)
+            await asyncio.sleep(0.1)
+            await here.plane.ask(0.1)
+            (died,) = told
+            assert isinstance(died, records.RelayWorkerDied)
+            assert (died.pid, died.problem.partition(" (")[0]) == (hung, "it does not answer")
+            monkeypatch.undo()
+            await here.plane.ask(30.0)
+            sums = here.plane.sums()
+            assert sums.tcp.connections == 16
+            assert 0 < sums.open < 16
+            for _, writer in dialled:
+                writer.transport.abort()
+
+    played(story)
+
+
+def test_sums_outlast_the_ways_that_things_were_carried_by() -> None:
+    async def story() -> None:
+        with relay(limits=Limits(drain=30.0)) as here:
+            await here.put(Way((await serve(echo),)))
+            reader, writer = await here.dial()
+            writer.write(b"123")
+            await reader.readexactly(3)
+            ended = await here.dial()
+            ended[1].close()
+            await until_sums(here, lambda sums: sums.open == 1 and sums.tcp.connections == 2)
+            await here.put(None)
+            await until_sums(here, lambda sums: (sums.tcp.connections, sums.tcp.sent) == (2, 3))
+            assert await here.plane.counters() == {}
+            writer.write(b"4567")
+            await reader.readexactly(4)
+            await until_sums(here, lambda sums: (sums.tcp.sent, sums.open) == (7, 1))
+            writer.close()
+            await until_sums(here, lambda sums: (sums.tcp.sent, sums.open) == (7, 0))
+            await until_sums(here, lambda sums: (sums.tcp.sent, sums.tcp.connections) == (7, 2))
+
+    played(story)
+
+
+async def until_sums(here: Relay, check: Callable[[Sums], bool]) -> None:
+    loop = asyncio.get_running_loop()
+    end = loop.time() + 20
+    while True:
+        await here.plane.ask(20.0)
+        if check(here.plane.sums()):
+            return
+        assert loop.time() < end, here.plane.sums()
+        await asyncio.sleep(0.02)
+
+
+def test_a_worker_has_time_to_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plane, "_ANSWER", 0.001)
+    told: list[records.Record] = []
+
+    async def story() -> None:
+        with relay(record=told.append) as here:
+            await here.put(Way((await serve(named("a")),)))
+            assert len(here.plane.processes) == 1
+            assert told == []
+            assert await said(await here.dial()) == "a 127.0.0.1"
+
+    played(story)
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[records.Record] = []
+    spawn = subprocess.Popen
+
+    def fails(*words: object, **how: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    async def story() -> None:
+        with relay(record=told.append) as here:
+            way = Way((await serve(named("a")),))
+            monkeypatch.setattr(plane.subprocess, "Popen", fails)
+            with pytest.raises(Lost, match=r"relay worker cannot be started: .*temporarily unavailable"):
+                await here.put(way)
+            monkeypatch.setattr(plane.subprocess, "Popen", spawn)
+            await here.put(way)
+            monkeypatch.setattr(plane.subprocess, "Popen", fails)
+            os.kill(here.plane.processes[0], signal.SIGKILL)
+            await until(lambda: len(told) > 2)
+            monkeypatch.setattr(plane.subprocess, "Popen", spawn)
+            assert await said(await here.dial()) == "a 127.0.0.1"
+            assert str(told[-1]).startswith("relay worker: cannot be started: [Errno 11]")
+
+    played(story)
+
+
 def test_a_worker_that_dies_at_once_again_and_again_is_waited_with() -> None:
     told: list[records.Record] = []
 
@@ -707,6 +828,21 @@ def test_connections_of_an_endpoint_that_left_go_on_for_a_while() -> None:
     played(story)
 
 
+def test_one_that_is_tried_in_vain_goes_on_to_the_endpoint_that_takes_its_place() -> None:
+    async def story() -> None:
+        nft("table ip t { chain c { type filter hook input priority 0; tcp dport 4444 drop; }; }")
+        with relay() as here:
+            await here.put(Way((Endpoint(LO, 4444),)))
+            dialled = [await here.dial() for _ in range(5)]
+            await opened(here, 5)
+            a = await serve(named("a"))
+            await here.put(Way((a,)))
+            # Left to the silent one, they would have been reset.
+            assert {await said(one) for one in dialled} == {"a 127.0.0.1"}
+
+    played(story)
+
+
 def test_connections_of_an_endpoint_that_comes_back_stay() -> None:
     async def story() -> None:
         with relay(limits=Limits(drain=0.5)) as here:
@@ -762,6 +898,26 @@ def test_with_patience_connections_end_by_themselves() -> None:
         assert await asyncio.to_thread(os.waitpid, worker, 0) == (worker, 0)
 
     played(story)
+
+
+def test_that_the_control_process_goes_after_it_said_so_is_no_trouble(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    async def story() -> None:
+        alone = RelayPlane([Listening("cluster", False, LO, 0, transparent=False)])
+        (port,) = alone.ports()
+        await alone.write([Change("add", way_key("cluster", LO, TCP, port), None, Way((await serve(echo),)))])
+        (worker,) = alone.processes
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"x")
+        await reader.readexactly(1)
+        alone.close(patience=30)  # and closes its end, which the worker is told in another round
+        await asyncio.sleep(0.5)
+        writer.close()
+        assert await asyncio.to_thread(os.waitpid, worker, 0) == (worker, 0)
+
+    played(story)
+    assert capfd.readouterr().err == ""
 
 
 CONTROL = """

@@ -18,7 +18,7 @@ import pytest
 from kubeway.model.forward import Endpoint, Forward, Frontend, ServicePortName
 from kubeway.model.node import FamilyView, NodeView
 from kubeway.modes.userspace import USERSPACE
-from kubeway.modes.userspace.layout import APART, CLASSES, LISTEN, PORTS
+from kubeway.modes.userspace.layout import CLASSES, LISTEN, PORTS
 from kubeway.planes.link import KINDS as LINK_KINDS
 from kubeway.planes.nft.objects import KINDS as NFT_KINDS
 from kubeway.program.link import Linker
@@ -98,7 +98,7 @@ def test_this_kernel_can_hash() -> None:
 @pytest.mark.parametrize("family", [4, 6])
 def test_a_client_meets_one_worker_whatever_it_asks_from(town: Three, family: int) -> None:
     listening = [
-        Listening(one.list, not one.hidden, ip, PORTS[one], proto=proto, apart=APART)
+        Listening(one.list, not one.hidden, ip, PORTS[one], proto=proto)
         for one in CLASSES
         for ip in LISTEN.values()
         for proto in (TCP, UDP)

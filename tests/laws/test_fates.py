@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from kubeway.model.addresses import is_loopback
 from kubeway.model.links import Links, Neighbours
 from kubeway.model.node import Ipvs
-from kubeway.model.packet import Fates, Packet
+from kubeway.model.packet import REJECT, Fates, Packet
 from kubeway.model.schedulers import SCHEDULERS
 from kubeway.modes.iptables import IPTABLES
 from kubeway.modes.ipvs import IPVS
@@ -48,6 +48,9 @@ def test_all_modes_mean_what_the_model_means(some: World, data: st.DataObject) -
             if mode is IPVS and is_balanced_again(its, one, meant):
                 event("balanced again")
                 continue
+            way = its.oracle.address(one) or its.oracle.node_port(one)
+            if mode is USERSPACE and way is not None and way.forward.hold and not way.forward.usable:
+                event("held, perhaps")
             for fate in meant:
                 event(f"{mode.name} {fate.verdict}")
             if is_loopback(one.dst):
@@ -129,3 +132,32 @@ def test_of_a_family_that_the_node_cannot_hand_to_itself_nothing_is_done() -> No
         (fate,) = w.oracle.fates(sent)
         assert fate.verdict == verdict
         assert list(USERSPACE.fates(objects, w.view, sent)) == [fate]
+
+
+@pytest.mark.parametrize("policy", ["Cluster", "Local"])
+@pytest.mark.parametrize("src", ["10.244.1.9", "203.0.113.99", "192.168.7.10"])
+@pytest.mark.parametrize(
+    "target", ["10.96.0.1:80", "198.51.100.1:80", "192.168.7.10:30080", "127.0.0.1:30080", "10.96.0.1:81"]
+)
+def test_whom_the_relay_holds_is_rejected_if_nobody_comes(policy: str, src: str, target: str) -> None:
+    docs = service_docs(
+        "shop/a:http",
+        vip="10.96.0.1",
+        node_port=30080,
+        endpoints=0,
+        type="LoadBalancer",
+        ingress=["198.51.100.1"],
+        annotations={"kubeway.io/hold": "30s"},
+        internalTrafficPolicy=policy,
+        externalTrafficPolicy=policy,
+    )
+    w = world(docs, options=replace(OPTIONS, mode="userspace", node_port_addresses=()))
+    sent = packet(src, target, iif="" if src.startswith("192.") else "eth0")
+    trail: list[str] = []
+    meant = w.oracle.fates(sent, trail)
+    steps: list[str] = []
+    done = USERSPACE.fates(program(w, USERSPACE), w.view, sent, steps)
+    assert dict(done) == dict(meant) == {REJECT: 1}
+    way_in = not target.endswith(":81")
+    assert trail[-1].startswith("no endpoint can serve: it waits for one, 30 s at most") == way_in
+    assert any(step.startswith("relay ") for step in steps) == way_in

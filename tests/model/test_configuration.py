@@ -178,6 +178,9 @@ def test_the_defaults_are_written_as_kube_proxy_writes_them() -> None:
         "traceFile": "",
         "iptablesBackend": "auto",
         "ipvsDrain": "15m0s",
+        "relayWorkers": 0,
+        "relayDrain": "15m0s",
+        "relayHalfClosed": "1h0m0s",
     }
     assert written == {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
@@ -411,7 +414,8 @@ def test_in_our_own_section_they_are_errors() -> None:
         config(kubeway={"minSyncGab": "1s"})
     assert str(error.value) == (
         "f: kubeway.minSyncGab: no such setting; "
-        "there are minSyncGap, driftRepair, traceFile, iptablesBackend, ipvsDrain"
+        "there are minSyncGap, driftRepair, traceFile, iptablesBackend, ipvsDrain, relayWorkers, relayDrain, "
+        "relayHalfClosed"
     )
 
 

@@ -254,6 +254,30 @@ def test_the_defaults_may_be() -> None:
             "nftables",
             'kubeway.minSyncGap: Invalid value: "2h": must be from 0s to 1h0m0s',
         ),
+        (
+            "kubeway.relayWorkers",
+            -1,
+            "userspace",
+            "kubeway.relayWorkers: Invalid value: -1: must be within the range [0, 64]",
+        ),
+        (
+            "kubeway.relayWorkers",
+            65,
+            "nftables",
+            "kubeway.relayWorkers: Invalid value: 65: must be within the range [0, 64]",
+        ),
+        (
+            "kubeway.relayDrain",
+            Duration(-1),
+            "userspace",
+            "kubeway.relayDrain: Invalid value: -1ns: must be greater than or equal to 0",
+        ),
+        (
+            "kubeway.relayHalfClosed",
+            Duration(0),
+            "userspace",
+            "kubeway.relayHalfClosed: Invalid value: 0s: must be greater than 0",
+        ),
     ],
 )
 def test_what_may_not_be(path: str, value: object, mode: str, problem: str) -> None:

@@ -641,3 +641,51 @@ def test_annotations_say_how_ipvs_is_to_choose(
     for line, part in zip(bad, told, strict=True):
         assert part in str(line)
         assert "metadata.annotations[kubeway.io/ipvs-" in str(line)
+
+
+@pytest.mark.parametrize(
+    ("said", "meant", "told"),
+    [
+        ({}, ("roundrobin", False, 0), []),
+        ({"balance": "leastconn", "demote": "true", "hold": "30s"}, ("leastconn", True, 30), []),
+        ({"balance": "p2c", "demote": "false", "hold": "45"}, ("p2c", False, 45), []),
+        ({"balance": "sourcehash", "hold": "1m30s"}, ("sourcehash", False, 90), []),
+        ({"balance": "roundrobin", "hold": "1900ms"}, ("roundrobin", False, 1), []),
+        ({"hold": "0"}, ("roundrobin", False, 0), []),
+        ({"hold": "5m"}, ("roundrobin", False, 300), []),
+        (
+            {"balance": "fastest"},
+            ("roundrobin", False, 0),
+            ["balance]: 'fastest' is none of roundrobin, "],
+        ),
+        ({"balance": ["p2c"]}, ("roundrobin", False, 0), ["balance]: ['p2c'] is none of"]),
+        ({"demote": "yes"}, ("roundrobin", False, 0), ["demote]: 'yes' is neither 'true' nor 'false'"]),
+        ({"demote": True}, ("roundrobin", False, 0), ["demote]: True is neither 'true' nor 'false'"]),
+        ({"hold": "301"}, ("roundrobin", False, 0), ["hold]: '301' is no time from '1s' to '300s'"]),
+        ({"hold": "900ms"}, ("roundrobin", False, 0), ["hold]: '900ms' is no time"]),
+        ({"hold": "-3s"}, ("roundrobin", False, 0), ["hold]: '-3s' is no time"]),
+        ({"hold": "long"}, ("roundrobin", False, 0), ["hold]: 'long' is no time"]),
+        ({"hold": ""}, ("roundrobin", False, 0), ["hold]: '' is no time"]),
+        ({"hold": 30}, ("roundrobin", False, 0), ["hold]: 30 is no time"]),
+        ({"hold": "٣"}, ("roundrobin", False, 0), ["hold]: '٣' is no time"]),
+        ({"hold": "9" * 5000}, ("roundrobin", False, 0), ["9' is no time"]),
+        (
+            {"balance": "x", "demote": "x", "hold": "x"},
+            ("roundrobin", False, 0),
+            ["kubeway.io/balance]", "kubeway.io/demote]", "kubeway.io/hold]"],
+        ),
+    ],
+)
+def test_annotations_say_how_the_relay_is_to_choose(
+    said: dict[str, Any], meant: tuple[str, bool, int], told: list[str]
+) -> None:
+    doc = service_doc("shop/cart", ["10.96.0.9"], [port_doc("http", 80)])
+    doc["metadata"]["annotations"] = {f"kubeway.io/{name}": value for name, value in said.items()}
+    found, bad = parse_manifest(json.dumps(doc).encode(), "x")
+    (one,) = found
+    assert isinstance(one, Service)
+    assert (one.balance, one.demote, one.hold) == meant
+    assert len(bad) == len(told)
+    for line, part in zip(bad, told, strict=True):
+        assert part in str(line)
+        assert "shop/cart: metadata.annotations[kubeway.io/" in str(line)

@@ -81,6 +81,14 @@ def test_external_ips_can_be_switched_off() -> None:
     assert forward.local == ()
 
 
+def test_what_was_asked_of_the_relay_is_every_port_s_but_only_tcp_is_held() -> None:
+    said = {"kubeway.io/balance": "p2c", "kubeway.io/demote": "true", "kubeway.io/hold": "30"}
+    ports = [port_doc("http", 80), port_doc("dns", 53, "UDP"), port_doc("x", 9, "SCTP")]
+    docs = [service_doc("shop/cart", ["10.96.0.9"], ports, annotations=said)]
+    found = {f.name.port: (f.balance, f.demote, f.hold) for f in world(docs).forwards}
+    assert found == {"http": ("p2c", True, 30), "dns": ("p2c", True, 0), "x": ("p2c", True, 0)}
+
+
 def test_one_forward_for_each_port_and_family() -> None:
     ports = [port_doc("http", 80), port_doc("dns", 53, "UDP")]
     docs = [

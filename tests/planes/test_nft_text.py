@@ -261,6 +261,11 @@ def words(family: Family) -> dict[str, Exprs]:
             *(Meta(0, "iifkind"), Cmp(0, "==", b"bridge".ljust(16, b"\0")), Accept()),
         ),
         "IP daddr set ct original IP saddr": (CtOriginal(0), SetDaddr(0)),
+        "tcp flags != syn / syn,ack accept": (
+            *(Meta(0, "l4proto"), Cmp(0, "==", b"\x06")),
+            *(Payload(0, "transport", 13, 1), Bitwise(0, b"\x12", b"\0"), Cmp(0, "!=", b"\x02")),
+            Accept(),
+        ),
         "socket transparent 1 accept": (SocketTransparent(0), Cmp(0, "==", b"\1"), Accept()),
         "socket transparent 0 accept": (SocketTransparent(0), Cmp(0, "==", b"\0"), Accept()),
         'iifname "cni0" accept': (

@@ -9,6 +9,7 @@ from kubeway.planes.memory import MemoryPlane
 from kubeway.planes.relay import laws
 from kubeway.planes.relay.fates import balance
 from kubeway.planes.relay.objects import KINDS, PLANE, Endpoint, Way, way_key
+from kubeway.planes.relay.text import show
 from kubeway.program.plan import diff, steps
 from kubeway.program.program import Change, Key, Object
 from kubeway.shell.dialects import describe
@@ -46,6 +47,16 @@ def test_changes_have_names() -> None:
     assert describe(Change("add", WEB, None, Way(())), {}) == "add way 10.96.0.9:80/TCP (cluster)"
     assert describe(Change("set", NODE_PORT, Way(()), Way(())), {}) == "change way *:30080/TCP (local, IPv4)"
     assert describe(Change("del", six, Way(()), None), {}) == "delete way *:30080/UDP (cluster, IPv6)"
+
+
+def test_a_way_tells_people_all_that_was_asked_for() -> None:
+    plain: dict[Key, Object] = {WEB: Way((A,))}
+    assert show(plain) == "# way 10.96.0.9:80/TCP (cluster): 10.244.0.1:8080\n"
+    full: dict[Key, Object] = {WEB: Way((), 60, "p2c", demote=True, hold=30)}
+    assert show(full) == (
+        "# way 10.96.0.9:80/TCP (cluster): nobody; p2c; remembered for 60 s; who fails is tried last; "
+        "held for 30 s where there is nobody\n"
+    )
 
 
 def test_any_change_is_lawful_in_any_order() -> None:

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kubeway.model.balances import BALANCES, Balance
 from kubeway.planes.relay.balance import DEMOTED, REMEMBERED, Balancer
-from kubeway.planes.relay.objects import ANY, BALANCES, Balance, Endpoint, Way, way_key
+from kubeway.planes.relay.objects import ANY, Endpoint, Way, way_key
 from kubeway.values import TCP, V4, V6, Ip
 
 ENDPOINTS = tuple(Endpoint(Ip(bytes((10, 244, 0, n))), 8080) for n in range(1, 9))
@@ -47,7 +48,7 @@ def test_keys_of_all_ways_can_be_put_in_order() -> None:
 
 @given(
     st.integers(0, 8),
-    st.sampled_from(BALANCES),
+    st.sampled_from(sorted(BALANCES)),
     st.sampled_from([0, 10]),
     st.sets(st.integers(0, 7)),
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 7)), max_size=20),
@@ -107,6 +108,16 @@ def test_a_client_meets_the_same_one_until_its_time_is_over() -> None:
     assert [one(balancer, now=n * 9.9) for n in range(5)] == [A] * 5  # each time begins it anew
     assert one(balancer, client(2), 40.0) == B
     assert one(balancer, now=4 * 9.9 + 10) == C
+
+
+def test_a_new_timeout_counts_for_who_is_remembered() -> None:
+    balancer = Balancer(Way((A, B, C), affinity=100))
+    assert [one(balancer), one(balancer, now=15.0)] == [A, A]
+    balancer.become(Way((A, B, C), affinity=10))
+    assert one(balancer, now=24.9) == A
+    assert one(balancer, now=40.0) == B
+    balancer.become(Way((A, B, C), affinity=100))
+    assert one(balancer, now=80.0) == B
 
 
 def test_a_client_is_where_it_was_sent_last() -> None:
@@ -249,7 +260,7 @@ def test_who_took_a_connection_is_as_good_as_any() -> None:
 @given(
     st.integers(1, 8),
     st.lists(st.tuples(st.integers(0, 7), st.floats(0, 20)), max_size=20),
-    st.sampled_from(BALANCES),
+    st.sampled_from(sorted(BALANCES)),
 )
 def test_no_less_than_half_are_chosen_from(
     count: int, failures: list[tuple[int, float]], balance: Balance

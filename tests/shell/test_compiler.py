@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kubeway.model.settle import Settler
 from kubeway.modes.iptables import IptablesMode
 from kubeway.modes.nftables import NFTABLES
+from kubeway.modes.userspace import USERSPACE
 from kubeway.planes.xtables.objects import Comment
 from kubeway.program.link import Linker
 from kubeway.program.plan import apply
@@ -19,7 +20,7 @@ from kubeway.program.plane import Mode
 from kubeway.program.program import Key, Object
 from kubeway.shell.compiler import Compiled, Compiler
 from kubeway.views import compile as offline
-from tests.worlds import Doc, World, service_docs, world
+from tests.worlds import Doc, World, port_doc, service_doc, service_docs, world
 
 LIMIT = 6
 
@@ -121,3 +122,25 @@ def test_kube_proxys_limit(mode: Mode) -> None:
     w = shops(100)
     followed = Followed(w, mode)
     assert not followed.become(shops(120)).full
+
+
+# --- what a mode does not speak ----------------------------------------------------------
+
+
+def test_a_protocol_that_the_mode_does_not_speak_is_told_once_of_a_service_port() -> None:
+    ports = [port_doc("x", 9, "SCTP"), port_doc("http", 80)]
+    with_sctp = world([service_doc("shop/a", ["10.96.0.9", "fd00:10:96::9"], ports)]).in_mode("userspace")
+    changed = [service_doc("shop/a", ["10.96.0.9", "fd00:10:96::9"], ports, sessionAffinity="ClientIP")]
+    without = world([service_doc("shop/a", ["10.96.0.9"], ports[1:])]).in_mode("userspace")
+    followed = Followed(without, USERSPACE)
+    said = "shop/a:x (SCTP) is refused to all: userspace mode does not speak its protocol"
+    assert list(map(str, followed.become(with_sctp).records)) == [said]
+    assert followed.become(world(changed).in_mode("userspace")).records == []
+    assert followed.become(without).records == []
+    assert list(map(str, followed.become(with_sctp).records)) == [said]
+
+
+def test_other_modes_speak_every_protocol() -> None:
+    docs = [service_doc("shop/a", ["10.96.0.9"], [port_doc("x", 9, "SCTP")])]
+    empty: list[Doc] = []
+    assert Followed(world(empty), NFTABLES).become(world(docs)).records == []

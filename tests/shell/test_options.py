@@ -14,7 +14,7 @@ from kubeway.model.conntrack import ConntrackSettings
 from kubeway.model.node import Ipvs, Options
 from kubeway.shell import options
 from kubeway.shell.asked import Asked, settle
-from kubeway.shell.options import MODES, Address, Cluster, Config
+from kubeway.shell.options import MODES, Address, Cluster, Config, Relaying
 from kubeway.values import parse_ip, parse_prefix
 
 IN_CLUSTER = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
@@ -110,6 +110,37 @@ def test_what_ipvs_mode_alone_minds() -> None:
     assert config(proxy_mode="iptables", **words).options.ipvs == Ipvs()
     with pytest.raises(BadInput, match=r'ipvs\.scheduler: "best" is none of rr, wrr'):
         config(proxy_mode="ipvs", ipvs_scheduler="best")
+
+
+def test_what_userspace_mode_alone_minds() -> None:
+    words = {
+        "kubeway_relay_workers": "3",
+        "kubeway_relay_drain": "1m",
+        "kubeway_relay_half_closed": "90s",
+        "udp_timeout": "7s",
+    }
+    found = config(proxy_mode="userspace", **words)
+    assert found.relaying == Relaying(drain=60.0, half_closed=90.0, udp_idle=7.0)
+    assert found.options.relay_workers == 3
+    assert not found.notes
+    plain = config(proxy_mode="userspace")
+    assert (plain.relaying, plain.options.relay_workers) == (Relaying(), 0)
+    assert config(proxy_mode="nftables", **words).options == config(proxy_mode="nftables").options
+
+
+def test_the_old_default_of_the_udp_timeout_is_as_if_nothing_was_said() -> None:
+    assert config(proxy_mode="userspace", udp_timeout="250ms").relaying.udp_idle is None
+    assert config(proxy_mode="userspace", udp_timeout="251ms").relaying.udp_idle == 0.251
+
+
+def test_in_userspace_mode_it_is_said_what_listens_nowhere() -> None:
+    found = config(proxy_mode="userspace", bind_address="10.0.0.1", proxy_port_range="30000-30100")
+    assert [str(note) for note in found.notes] == [
+        "configuration: accepted, and without effect here: portRange",
+        "configuration: bindAddress: 10.0.0.1 is taken for this node's own address, as in other modes, "
+        "but nothing listens there: the relay is on loopback",
+    ]
+    assert found.node_ip == parse_ip("10.0.0.1")
 
 
 def test_all_modes_that_are_valid_are_there() -> None:

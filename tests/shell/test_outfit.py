@@ -13,14 +13,18 @@ from typing import Any
 import pytest
 
 from kubeway.errors import Refused, Unsupported
-from kubeway.model.node import Ipvs, Options
+from kubeway.model.node import Ipvs, NodeFacts, Options
+from kubeway.model.view import node_view
 from kubeway.planes import sysctl
 from kubeway.planes.memory import MemoryPlane
+from kubeway.planes.relay.datagram import IDLE
+from kubeway.planes.relay.stream import Limits
 from kubeway.program.link import Linker
 from kubeway.shell import ipset_plane, ipvs_plane, kernel, leftovers, link_plane, outfit
 from kubeway.shell import nft as nft_plane
 from kubeway.shell.compound import Compound
 from kubeway.shell.kernel import release
+from kubeway.shell.options import Relaying
 from kubeway.shell.relay import replies
 from kubeway.shell.relay.plane import RelayPlane
 from kubeway.wire.netlink import Ack, messages
@@ -57,6 +61,36 @@ def test_kernels_that_are_to_be_told_to_let_ports_be_used_again(
     monkeypatch.setattr(kernel, "release", lambda: version)
     able = outfit.able(IPVS)
     assert able.ipvs == Ipvs(scheduler="lblc", strict_arp=True, reuse_ports=told)
+
+
+@pytest.mark.parametrize(
+    ("processors", "asked", "workers"), [(1, 0, 1), (3, 0, 1), (4, 0, 2), (64, 0, 4), (1, 9, 9), (64, 1, 1)]
+)
+def test_as_many_workers_as_were_asked_for_or_suit_the_machine(
+    monkeypatch: pytest.MonkeyPatch, processors: int, asked: int, workers: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(processors)))
+    able = outfit.able(Options(mode="userspace", relay_workers=asked))
+    assert able.relay_workers == workers
+    assert node_view(NodeFacts(name="n"), able, ()).relay_workers == workers
+
+
+def test_the_relay_is_told_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, Any] = {}
+    monkeypatch.setattr(nft_plane, "probe_steering", lambda: "")
+    monkeypatch.setattr(replies, "probe", lambda: "")
+    monkeypatch.setattr(RelayPlane, "__init__", lambda self, *_, **words: told.update(words))
+    monkeypatch.setattr(link_plane, "LinkPlane", lambda objects: MemoryPlane(sysctl))
+    monkeypatch.setattr(nft_plane, "NftPlane", lambda origin, objects: MemoryPlane(sysctl))
+    options = Options(mode="userspace", relay_workers=3)
+
+    def ask(relaying: Relaying) -> dict[str, Any]:
+        outfit.outfit(options, Linker(), lambda record: None, relaying=relaying)
+        return {name: told[name] for name in ("workers", "limits", "idle")}
+
+    assert ask(Relaying()) == {"workers": 3, "limits": Limits(), "idle": IDLE}
+    asked = ask(Relaying(drain=1.0, half_closed=2.0, udp_idle=3.0))
+    assert asked == {"workers": 3, "limits": Limits(half_closed=2.0, drain=1.0), "idle": 3.0}
 
 
 Probe = Callable[..., str]

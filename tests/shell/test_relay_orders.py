@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubeway.errors import Malformed
+from kubeway.model.balances import BALANCES
 from kubeway.model.links import Neighbours
 from kubeway.planes.relay.entrance import Tally
-from kubeway.planes.relay.objects import BALANCES, Endpoint, Way
+from kubeway.planes.relay.objects import Endpoint, Way
 from kubeway.planes.relay.stream import Limits
 from kubeway.shell.relay.orders import (
     Answer,
@@ -23,6 +24,7 @@ from kubeway.shell.relay.orders import (
     Order,
     Put,
     Stop,
+    Sums,
     Told,
     answers,
     frame,
@@ -41,19 +43,20 @@ WAYS = st.builds(
     Way,
     st.lists(ENDPOINTS, max_size=3).map(tuple),
     st.integers(0, 86400),
-    st.sampled_from(BALANCES),
+    st.sampled_from(sorted(BALANCES)),
     st.booleans(),
     st.integers(0, 60),
 )
 ORDERS = (
     st.builds(Put, st.integers(0, 9), st.lists(st.tuples(NAMES, st.none() | WAYS), max_size=3))
-    | st.builds(Ask, st.integers(0, 9))
+    | st.builds(Ask, st.integers(0, 9), st.booleans())
     | st.builds(Stop, st.integers(0, 9), st.floats(0, 9))
     | st.just(Begin([Given(5, TCP, "local", True)], Limits(), 0.5, 60.0, 1, 3))
 )
 TALLIES = st.builds(Tally, *[st.integers(0, 1 << 60)] * 5)
+SUMS = st.builds(Sums, TALLIES, TALLIES, *[st.integers(0, 9)] * 5)
 ANSWERS = st.builds(Done, st.integers(0, 9)) | st.builds(
-    Told, st.integers(0, 9), st.lists(st.tuples(NAMES, TALLIES), max_size=3), st.integers(0, 9), st.just(0)
+    Told, st.integers(0, 9), st.lists(st.tuples(NAMES, TALLIES), max_size=3), SUMS
 )
 
 
@@ -81,3 +84,14 @@ def test_any_bytes_are_something_or_malformed(data: bytes, framed: bool) -> None
 def test_a_frame_too_long_is_refused_before_it_is_waited_for() -> None:
     with pytest.raises(Malformed, match="a frame of"):
         list(orders().feed(b"\xff\xff\xff\xff"))
+
+
+@given(SUMS, SUMS)
+def test_sums_add_up_field_by_field(one: Sums, other: Sums) -> None:
+    both = one.plus(other)
+    for name in ("shed", "lost", "open", "waiting", "sessions"):
+        assert getattr(both, name) == getattr(one, name) + getattr(other, name)
+    for proto in ("tcp", "udp"):
+        for name in ("connections", "refused", "retried", "sent", "received"):
+            whole, first, second = (getattr(getattr(some, proto), name) for some in (both, one, other))
+            assert whole == first + second

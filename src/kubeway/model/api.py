@@ -27,6 +27,9 @@ class ServiceLabels(Shape):
 class ServiceAnnotations(Shape):
     scheduler: Any = field(name="kubeway.io/ipvs-scheduler", default=None)
     weight: Any = field(name="kubeway.io/ipvs-weight", default=None)
+    balance: Any = field(name="kubeway.io/balance", default=None)
+    demote: Any = field(name="kubeway.io/demote", default=None)
+    hold: Any = field(name="kubeway.io/hold", default=None)
 
 
 class SliceLabels(Shape):

@@ -13,7 +13,9 @@ from datetime import UTC, datetime
 from sys import intern
 from typing import Final
 
-from kubeway.model import api
+from kubeway.model import api, balances
+from kubeway.model.balances import BALANCES, LONGEST_HOLD, Balance
+from kubeway.model.config_words import parse_duration
 from kubeway.model.forward import ServiceName
 from kubeway.model.objects import Service, ServicePort
 from kubeway.model.scalars import Complain, captured, name_of, namespace_of, port_of, prefixes, proto_of, word
@@ -55,6 +57,9 @@ def service(shape: api.Service, complain: Complain) -> Service:
         _health_port(spec, kind, external_local, complain),
         _scheduler(meta.annotations, complain),
         _weight(meta.annotations, complain),
+        _balance(meta.annotations, complain),
+        _demote(meta.annotations, complain),
+        _hold(meta.annotations, complain),
     )
 
 
@@ -206,3 +211,46 @@ def _weight(said: api.ServiceAnnotations | None, complain: Complain) -> int:
         f"{text!r} is not a weight ('1' to '{MAX_WEIGHT}'); 1 is used",
     )
     return 1
+
+
+def _balance(said: api.ServiceAnnotations | None, complain: Complain) -> Balance:
+    if said is None or said.balance is None:
+        return balances.DEFAULT
+    for name in BALANCES:
+        if said.balance == name:
+            return name
+    complain(
+        "metadata.annotations[kubeway.io/balance]",
+        f"{said.balance!r} is none of {', '.join(BALANCES)}; {balances.DEFAULT} is used",
+    )
+    return balances.DEFAULT
+
+
+def _demote(said: api.ServiceAnnotations | None, complain: Complain) -> bool:
+    if said is None or said.demote is None:
+        return False
+    if said.demote not in ("true", "false"):
+        complain(
+            "metadata.annotations[kubeway.io/demote]",
+            f"{said.demote!r} is neither 'true' nor 'false'; 'false' is used",
+        )
+    return bool(said.demote == "true")
+
+
+def _hold(said: api.ServiceAnnotations | None, complain: Complain) -> int:
+    """Whole seconds; of a duration with a fraction, what is before it."""
+    if said is None or said.hold is None:
+        return 0
+    text = said.hold
+    if isinstance(text, str):
+        try:
+            seconds = int(parse_duration(f"{text}s" if text.isascii() and text.isdecimal() else text).seconds)
+        except ValueError:
+            seconds = -1
+        if 1 <= seconds <= LONGEST_HOLD or text in ("0", "0s"):
+            return seconds
+    complain(
+        "metadata.annotations[kubeway.io/hold]",
+        f"{text!r} is no time from '1s' to '{LONGEST_HOLD}s', such as '30s', nor '0'; nobody waits",
+    )
+    return 0

@@ -42,6 +42,7 @@ MODES: Final = ("iptables", "ipvs", "nftables", "userspace")
 LOCAL_MODES: Final = ("ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix")
 PRIMARY: Final = "primary"
 LONGEST_GAP: Final = Duration(3600 * SECOND)
+MOST_WORKERS: Final = 64
 
 _ROOT: Final = "KubeProxyConfiguration"
 _NEGATIVE: Final = "must be greater than or equal to 0"
@@ -257,6 +258,13 @@ def _own(config: Configuration) -> Iterator[str]:
     backend = config.kubeway.iptables_backend
     if backend not in BACKENDS:
         yield _invalid("kubeway.iptablesBackend", quote(backend), f"must be one of {', '.join(BACKENDS)}")
+    workers = config.kubeway.relay_workers
+    if not 0 <= workers <= MOST_WORKERS:
+        yield _invalid("kubeway.relayWorkers", workers, f"must be within the range [0, {MOST_WORKERS}]")
+    if config.kubeway.relay_drain < 0:
+        yield _invalid("kubeway.relayDrain", config.kubeway.relay_drain, _NEGATIVE)
+    if config.kubeway.relay_half_closed <= 0:
+        yield _invalid("kubeway.relayHalfClosed", config.kubeway.relay_half_closed, _NOT_POSITIVE)
     gap = config.kubeway.min_sync_gap
     if gap in ("", AUTO):
         return

@@ -457,6 +457,38 @@ FLAGS: Final[tuple[Flag, ...]] = (
         only="both",
     ),
     Flag(
+        "kubeway-relay-workers",
+        "int32",
+        "0",
+        "kubeway.relayWorkers",
+        "How many processes carry connections, in the mode userspace; 1 for strict round robin; 0: half as "
+        "many as there are processors, from 1 to 4.",
+        "NUMBER",
+        True,
+        only="both",
+    ),
+    Flag(
+        "kubeway-relay-drain",
+        "duration",
+        "15m0s",
+        "kubeway.relayDrain",
+        "How long an endpoint that has left keeps the connections it has, in the mode userspace.",
+        "DURATION",
+        True,
+        only="both",
+    ),
+    Flag(
+        "kubeway-relay-half-closed",
+        "duration",
+        "1h0m0s",
+        "kubeway.relayHalfClosed",
+        "How long a connection of which one side has ended may stay when nothing moves, in the mode "
+        "userspace.",
+        "DURATION",
+        True,
+        only="both",
+    ),
+    Flag(
         "manifests",
         "strings",
         "",

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
+from kubeway.model.balances import DEFAULT, Balance
 from kubeway.values import PROTO_NAMES, Ip, Prefix, Proto
 
 
@@ -97,6 +98,11 @@ class Forward(Struct, frozen=True, gc=False):
     Service's health-check node port, 0 for none: all its service ports have the same.
     `scheduler` and `weight` say how a balancer of the kernel's is to choose (`model.schedulers`);
     "" leaves that to the node.
+
+    Of the relay of userspace mode: `balance` is how it chooses (`model.balances`); with `demote`, who refuses
+    or does not answer is tried after the others for a while; `hold` is for how many seconds clients may wait
+    where packets would be rejected for want of endpoints, 0 for not at all, and always 0 but for TCP: of
+    other protocols nothing is kept that could wait.
     """
 
     name: ServicePortName
@@ -114,6 +120,9 @@ class Forward(Struct, frozen=True, gc=False):
     leaving: tuple[Endpoint, ...] = ()
     scheduler: str = ""
     weight: int = 1
+    balance: Balance = DEFAULT
+    demote: bool = False
+    hold: int = 0
 
     @property
     def service(self) -> ServiceName:

@@ -15,7 +15,7 @@ from msgspec import Struct, field
 from kubeway.model.addresses import is_link_local, is_loopback
 from kubeway.model.links import Links, Neighbours
 from kubeway.model.schedulers import DEFAULT
-from kubeway.values import Ip, Prefix
+from kubeway.values import SCTP, Ip, Prefix, Proto
 
 DetectLocalMode = Literal["ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"]
 
@@ -160,6 +160,10 @@ class NodeView(Struct, frozen=True):
         # Here an address is not only asked for, it is part of what is there.
         own = [(one.accepting, one.source) for one in (self.v4, self.v6)]
         return *common, self.ipvs, *own
+
+    def speaks(self, proto: Proto) -> bool:
+        """Whether ways in of this protocol can be served here: the relay knows no SCTP."""
+        return not self.relayed or proto != SCTP
 
     def family(self, family: int) -> FamilyView:
         return self.v4 if family == 4 else self.v6

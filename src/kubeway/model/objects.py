@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from msgspec import Struct, field
 
+from kubeway.model.balances import DEFAULT, Balance
 from kubeway.model.forward import ServiceName
 from kubeway.values import Ip, Prefix, Proto, family_of
 
@@ -52,7 +53,8 @@ class Service(Struct, frozen=True, gc=False):
     `balancer_ips` are those whose ipMode is VIP. `sources` of both families are
     the clients its load balancer addresses let in; () lets in all.
     `scheduler` is how ipvs is to choose among its endpoints, "" where that is left to the
-    configuration, and `weight` what each of them weighs.
+    configuration, and `weight` what each of them weighs. `balance`, `demote` and `hold` (seconds, 0
+    for none) are for the relay of userspace mode, as a Forward has them.
     """
 
     name: ServiceName
@@ -69,6 +71,9 @@ class Service(Struct, frozen=True, gc=False):
     health_port: int = 0
     scheduler: str = ""
     weight: int = 1
+    balance: Balance = DEFAULT
+    demote: bool = False
+    hold: int = 0
 
     @property
     def identity(self) -> Identity:

@@ -20,7 +20,9 @@ elsewhere passes INPUT or FORWARD. Node ports without endpoints answer in INPUT
 only; unowned ports and unallocated cluster IPs in FORWARD and OUTPUT only.
 
 In userspace mode the node makes a flow of its own to the endpoint, so whose address is seen is its choice
-everywhere. SCTP it does not speak; and of a family that it cannot hand to itself it takes nothing.
+everywhere. SCTP it does not speak; and of a family that it cannot hand to itself it takes nothing. Where it
+would reject for want of endpoints, a Service may ask it to hold connections instead: they are let in, and
+rejected when nobody has come in time. Who is held has met its fate, wherever it is sent.
 
 In ipvs mode the addresses of Services are this node's own: what is sent to a port of theirs that is no
 way in is rejected, whoever else may have that address, and an endpoint with such an address is this node.
@@ -38,11 +40,12 @@ from fractions import Fraction
 from msgspec import Struct
 
 from kubeway.model.addresses import is_link_local, is_loopback
+from kubeway.model.balances import BALANCES
 from kubeway.model.forward import Endpoint, Forward, Frontend
 from kubeway.model.links import among
 from kubeway.model.node import FamilyView, NodeView
 from kubeway.model.packet import DROP, PASS, REJECT, Fate, Fates, Packet
-from kubeway.values import PROTO_NAMES, SCTP, TCP, Ip, Prefix, family_of, show_addr, show_ip
+from kubeway.values import PROTO_NAMES, TCP, Ip, Prefix, family_of, show_addr, show_ip
 
 
 class _Way(Struct, frozen=True):
@@ -164,10 +167,12 @@ class _Passage:
         way = self._way()
         if way is not None and not self._let_in(way):
             return {DROP: Fraction(1)}
-        if way is not None and not self._unspoken(way):
+        if way is not None and self._spoken(way):
             endpoints, masquerade = self._list(way)
             if endpoints:
                 return self._sent(way, endpoints, masquerade)
+            if self._held(way):
+                return {REJECT: Fraction(1)}
         if self._martian():
             return {DROP: Fraction(1)}
         fate = self._left_over() if way is None else self._nobody(way)
@@ -244,16 +249,30 @@ class _Passage:
         self.tell("externalTrafficPolicy Local: only endpoints on this node, client address kept")
         return forward.local, False
 
-    def _unspoken(self, way: _Way) -> bool:
-        """The relay does not speak the Service's protocol, so nobody is served."""
-        return self.oracle.view.relayed and way.forward.proto == SCTP
+    def _spoken(self, way: _Way) -> bool:
+        """If not, the relay does not speak the Service's protocol, and nobody is served."""
+        return self.oracle.view.speaks(way.forward.proto)
+
+    def _held(self, way: _Way) -> bool:
+        """The relay takes the connection although there is nobody to serve it, as somebody may come.
+
+        A packet is not told what will be, so its fate is what becomes of it if nobody comes.
+        """
+        seconds = way.forward.hold
+        if not (self.oracle.view.relayed and seconds) or way.forward.usable:
+            return False
+        self.tell(f"no endpoint can serve: it waits for one, {seconds} s at most, and is rejected then")
+        return True
 
     def _sent(self, way: _Way, endpoints: tuple[Endpoint, ...], masquerade: bool) -> Fates:
         remembered = self._remembered(way.forward, endpoints)
         choice = endpoints if remembered is None else (remembered,)
         if remembered is None:
+            how = f", {BALANCES[way.forward.balance]}" if self.oracle.view.relayed else ""
             self.tell(
-                f"one of {len(endpoints)} endpoints, each alike" if len(endpoints) > 1 else "one endpoint"
+                f"one of {len(endpoints)} endpoints, each alike{how}"
+                if len(endpoints) > 1
+                else "one endpoint"
             )
         fates: dict[Fate, Fraction] = {}
         for endpoint in choice:
@@ -315,7 +334,7 @@ class _Passage:
             unowned = self._left_over()
             if unowned != PASS:
                 return unowned
-        if self._unspoken(way):
+        if not self._spoken(way):
             self.tell("this proxy relays no SCTP: rejected")
             return REJECT
         if way.forward.usable:

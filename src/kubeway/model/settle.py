@@ -31,7 +31,7 @@ from kubeway.model.node import NodeFacts, Options
 from kubeway.model.objects import EndpointSlice, Service, ServicePort
 from kubeway.model.policy import Here, Policy, candidates, select
 from kubeway.model.store import Slices, Snapshot
-from kubeway.values import V4, V6, Ip, Prefix, disjoint, family_of, host_prefix
+from kubeway.values import TCP, V4, V6, Ip, Prefix, disjoint, family_of, host_prefix
 
 ForwardKey = tuple[ServicePortName, int]
 """A Forward's name and family."""
@@ -127,6 +127,9 @@ def _settle_port(
         leaving=chosen.leaving,
         scheduler=service.scheduler,
         weight=service.weight,
+        balance=service.balance,
+        demote=service.demote,
+        hold=service.hold if port.proto == TCP else 0,
     )
 
 

@@ -57,7 +57,6 @@ _NO_EFFECT: Final = (
     "winkernel.forwardHealthCheckVip",
     "windowsRunAsService",
     "portRange",
-    "udpIdleTimeout",
 )
 _MODE_FLAGS: Final = {
     "iptables-sync-period": ("iptables", "nftables"),
@@ -227,8 +226,16 @@ def _without_effect(config: Configuration) -> list[str]:
     idle = [
         path for path in _NO_EFFECT if configuration.get(config, path) != configuration.get(default, path)
     ]
+    if config.mode != "userspace" and config.udp_idle_timeout != default.udp_idle_timeout:
+        idle.append("udpIdleTimeout")
     idle += [f"featureGates.{name}" for name in config_gates.idle(config.feature_gates)]
-    return [f"accepted, and without effect here: {', '.join(idle)}"] if idle else []
+    notes = [f"accepted, and without effect here: {', '.join(idle)}"] if idle else []
+    if config.mode == "userspace" and config.bind_address != default.bind_address:
+        notes.append(
+            f"bindAddress: {config.bind_address} is taken for this node's own address, as in other modes, "
+            "but nothing listens there: the relay is on loopback"
+        )
+    return notes
 
 
 def node_name(flag: str, text: str) -> str:

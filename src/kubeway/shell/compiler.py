@@ -26,7 +26,7 @@ from kubeway.model.view import node_view
 from kubeway.program.link import Linker, Name
 from kubeway.program.plane import Mode
 from kubeway.program.program import Change, Fragment
-from kubeway.records import ClaimLost, Record, ServiceLeftOut
+from kubeway.records import ClaimLost, Record, ServiceLeftOut, ServiceUnspoken
 from kubeway.shell.clock import monotonic
 from kubeway.values import PROTO_NAMES, show_addr
 
@@ -68,6 +68,7 @@ class Compiler:
         self._sizes = Sizes(mode.large)
         self._linked: set[ForwardKey] = set()
         self._lost: dict[ForwardKey, tuple[Lost, ...]] = {}
+        self._unspoken: set[ForwardKey] = set()
 
     def update(self, snapshot: Snapshot, names: Collection[ServiceName]) -> Compiled:
         """These Services or their slices changed."""
@@ -163,7 +164,10 @@ class Compiler:
         for key, forward in forwards.items():
             if forward is None:
                 fragments[key] = None
+                self._unspoken.discard(key)
                 continue
+            if not view.speaks(forward.proto):
+                records += self._newly_unspoken(key, forward)
             try:
                 fragments[key] = self._mode.fragment(forward, view)
             except Exception as error:
@@ -183,6 +187,12 @@ class Compiler:
             return self.linker.update(fragments)
         self.linker.fill({name: found for name, found in fragments.items() if found is not None})
         return []
+
+    def _newly_unspoken(self, key: ForwardKey, forward: Forward) -> list[Record]:
+        """Told once of a service port, be it of two families."""
+        known = any(name == forward.name for name, _ in self._unspoken)
+        self._unspoken.add(key)
+        return [] if known else [ServiceUnspoken(forward.name.label, self._mode.name)]
 
     def _newly_lost(self, key: ForwardKey, forward: Forward) -> list[Record]:
         before = self._lost.pop(key, ())

@@ -33,6 +33,14 @@ class Closing(Protocol):
 
 
 @runtime_checkable
+class Standing(Protocol):
+    """A plane that has to be at work before anything leads to it, were it only with nothing."""
+
+    async def stand(self) -> None:
+        """See that it is. Refused, Lost."""
+
+
+@runtime_checkable
 class Tended(Protocol):
     """A plane with something going on in it that takes time."""
 
@@ -49,6 +57,7 @@ class Compound:
     def __init__(self, planes: Mapping[str, Plane], verify: float = inf, first: Order | None = None) -> None:
         self._planes = dict(planes)
         self._counting = [plane for plane in self._planes.values() if isinstance(plane, Counting)]
+        self._standing = {name: plane for name, plane in self._planes.items() if isinstance(plane, Standing)}
         self._tended = [plane for plane in self._planes.values() if isinstance(plane, Tended)]
         self.verify, self.first = verify, first
 
@@ -63,7 +72,14 @@ class Compound:
         for change in changes:
             by_plane.setdefault(change.key.plane, []).append(change)
         for name, own in by_plane.items():
+            if name not in self._standing:
+                await self.stand()
             await self._planes[name].write(own)
+
+    async def stand(self) -> None:
+        """See that those are at work that others lead to."""
+        for plane in self._standing.values():
+            await plane.stand()
 
     def close(self) -> None:
         for plane in self._planes.values():

@@ -108,6 +108,7 @@ class _Daemon:
             ],
             lag=lambda: self._convergence.lag(clock.monotonic()),
             figures=lambda: self._outfit.figures,
+            relay=lambda: self._outfit.relay,
         )
         self._timeline = Timeline(config.trace_file)
         self._synced = asyncio.Event()
@@ -127,8 +128,12 @@ class _Daemon:
             set_oom_score_adj(config.oom_score_adj, self._hear)
         linker = Linker()
         options = able(config.options)
-        self._outfit = outfit(options, linker, self._hear, config.iptables_backend, config.ipvs_drain)
+        self._outfit = outfit(
+            options, linker, self._hear, config.iptables_backend, config.ipvs_drain, config.relaying
+        )
         self._served = True  # IPv6, by the relay if it is that
+        self._syncing: asyncio.Task[None] | None = None
+        self._succeeded = False
         self._awaited = False  # manifests were followed before the first sync
         self._syncer = Syncer(
             mode=self._outfit.mode,
@@ -198,13 +203,29 @@ class _Daemon:
         if isinstance(record, records.Synced | records.Repaired):
             self._written.set()
             self._readiness.wake()
+        if isinstance(record, records.Succeeded):
+            self._stand_down()
 
     def _changed(self) -> None:
         """The store changed."""
+        self._eligibility.heard(self._node())
+        if self._succeeded:
+            return
         self._vitals.noted(clock.wall())
         self._convergence.changed(clock.monotonic())
-        self._eligibility.heard(self._node())
         self._syncer.note()
+
+    def _stand_down(self) -> None:
+        """A successor is at work: two who write would undo each other's rules.
+
+        To wait for one's end is to be well. To be found unwell would be to be started again, as a successor
+        of the successor.
+        """
+        self._succeeded = True
+        if self._syncing is not None:
+            self._syncing.cancel()
+        now = clock.wall()
+        self._vitals.synced(now, now)
 
     def _tell_node(self) -> None:
         """Record what is known of the node, if that is news."""
@@ -290,7 +311,7 @@ class _Daemon:
         now = clock.wall()
         self._vitals.begun(now)
         self._vitals.noted(now)
-        group.create_task(self._syncer.run())
+        self._syncing = group.create_task(self._syncer.run())
         await _within(_PATIENCE, self._syncer.ready)
         self._log.open()
         # What is alive now mostly stays so: the collector need not look at it again.
@@ -307,6 +328,7 @@ class _Daemon:
         await self._syncer.ready.wait()
         everybodys = self._config.cluster is not None
         try:
+            await self._outfit.plane.stand()
             removed = await asyncio.to_thread(remove, self._outfit.holders, everybodys=everybodys)
         except KubewayError as error:
             self._hear(records.TookOver((), str(error)))
@@ -338,7 +360,8 @@ class _Daemon:
                 added, removed = (tuple(sorted(map(show_ip, ips))) for ips in (now - was, was - now))
                 self._hear(records.AddressesChanged(added, removed))
             if now != was or links != facts.links:
-                self._vitals.noted(clock.wall())
+                if not self._succeeded:
+                    self._vitals.noted(clock.wall())
                 self._syncer.set_facts(replace(facts, addresses=now, links=links))
 
     def _links(self, addresses: frozenset[Ip]) -> Links:

@@ -3,7 +3,7 @@ What is left in the kernel of a proxy that ran before, in another mode: its rule
 
 There are six places ("holders"): our nftables tables and kube-proxy's, the chains of a service proxy in
 either of the kernel's two iptables, virtual servers with the sets and the link that go with them, and
-policy routing that leads packets to the relay.
+policy routing that leads packets to the relay, whose workers live on without a daemon.
 kube-proxy's own chains and ours bear the same names there; in ours there is always one that kube-proxy does
 not know (`KUBE-BY-EXTERNAL`), and among our sets, too (`KUBEWAY-DROPPED`).
 
@@ -55,6 +55,11 @@ def remove(keep: frozenset[str] = frozenset(), *, everybodys: bool) -> list[str]
             removed += empty(everybodys)
         except KubewayError as error:
             problems.append(f"{holder}: {error}")
+    if "steering" not in keep:
+        try:
+            removed += _relay(led=bool(keep))
+        except KubewayError as error:
+            problems.append(f"relay: {error}")
     if problems:
         raise KubewayError("; ".join(problems))
     return removed
@@ -155,6 +160,17 @@ def _ipvs(everybodys: bool) -> Iterator[str]:
                 yield from ipvs_plane.remove(ServersOfOurs(held, links, local_addresses)())
             yield from links.remove()
             yield from (f"set {name}" for name in held.remove())
+
+
+def _relay(*, led: bool) -> Iterator[str]:
+    """What takes connections of userspace mode, once no rule leads any to it. `led`: also if the daemon lives
+    that keeps it, as it would write its rules again: it is to make room for another mode. Who only cleans up
+    leaves it alone.
+    """
+    from kubeway.shell.relay.handover import end
+
+    if end(led=led):
+        yield "the relay's workers"
 
 
 def _steering(everybodys: bool) -> Iterator[str]:

@@ -3,7 +3,7 @@ Metrics: the records, folded into numbers that Prometheus reads.
 
 `kubeproxy_*` are kube-proxy's, under its names, types, labels and buckets, as far
 as they mean anything here (`metrics_kubeproxy`, `metrics_iptables`); `kubeway_*` are ours
-(`metrics_kubeway`); `kubernetes_*`, `rest_client_*`, `process_*` and `python_*` are
+(`metrics_kubeway`, `metrics_relay`); `kubernetes_*`, `rest_client_*`, `process_*` and `python_*` are
 what every component of a cluster tells of itself (`metrics_process`).
 
 prometheus_client takes longer to import than a first sync takes, so records are
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.metrics_core import Metric
 
+    from kubeway.shell.metrics_relay import Relay, Teller
     from kubeway.shell.outfit import Figures
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -44,7 +45,8 @@ class Feature(NamedTuple):
 class Metrics:
     """A recorder. `lag` tells for how many seconds the oldest unwritten change has been waiting.
 
-    `figures` tells what iptables mode counts by itself, once it is known; it is asked by `open`.
+    `figures` tells what iptables mode counts by itself, once it is known, and `relay` who knows what
+    userspace mode carries; they are asked by `open`.
     """
 
     def __init__(
@@ -54,10 +56,12 @@ class Metrics:
         features: Iterable[Feature] = (),
         lag: Callable[[], float] = lambda: 0.0,
         figures: Callable[[], Figures | None] = lambda: None,
+        relay: Callable[[], Teller | None] = lambda: None,
         now: Callable[[], int] = clock.wall,
     ) -> None:
         self._mode, self._features, self._lag, self._now = mode, tuple(features), lag, now
-        self._figures = figures
+        self._figures, self._teller = figures, relay
+        self._relay: Relay | None = None
         self._held: list[tuple[Record, int]] = []
         self._registry: CollectorRegistry | None = None
         self._folds: tuple[Fold, ...] = ()
@@ -90,12 +94,24 @@ class Metrics:
             from kubeway.shell.metrics_iptables import Iptables
 
             self._folds = (*self._folds, Iptables(registry, figures).fold)
+        if (teller := self._teller()) is not None:
+            from kubeway.shell.metrics_relay import Relay
+
+            self._relay = Relay(registry, teller)
+            self._folds = (*self._folds, self._relay.fold)
         register(registry, self._features)
         self._registry = registry
         held, self._held = self._held, []
         for record, now in held:
             for fold in self._folds:
                 fold(record, now)
+
+    async def ask(self) -> None:
+        """Have those who know figures tell them, so that `text` has them; it is not waited for long."""
+        if (teller := self._teller()) is not None:
+            from kubeway.shell.metrics_relay import PATIENCE
+
+            await teller.ask(PATIENCE)
 
     def text(self) -> bytes:
         """All of them, as Prometheus reads them. Opens it if it is not open."""
@@ -113,6 +129,8 @@ class Metrics:
         """What the registry holds, in the spelling of Go's client, whose series these continue."""
         self.open()
         assert self._registry is not None
+        if self._relay is not None:
+            self._relay.take()
         for metric in self._registry.collect():
             metric.samples = [
                 sample._replace(labels={**sample.labels, "le": sample.labels["le"].removesuffix(".0")})

@@ -57,6 +57,7 @@ class Pages:
     async def answer(self, ask: Ask) -> Answer:
         match ask.path:
             case "/metrics":
+                await self._metrics.ask()
                 started = {"Process-Start-Time-Unix": str(self._started // 1_000_000_000)}
                 return Answer(200, self._metrics.text(), CONTENT_TYPE, started)
             case "/metrics/slis":

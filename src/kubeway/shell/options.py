@@ -58,6 +58,17 @@ class Cluster(Struct, frozen=True):
     master: str = ""
 
 
+class Relaying(Struct, frozen=True):
+    """How long the relay is patient, in seconds. `udp_idle`: None for its own."""
+
+    drain: float = 900.0
+    half_closed: float = 3600.0
+    udp_idle: float | None = None
+
+
+RELAYING: Final = Relaying()
+
+
 class Config(Struct, frozen=True, kw_only=True):
     """Either `manifests` or `cluster` is set, never both. Times are seconds."""
 
@@ -77,6 +88,7 @@ class Config(Struct, frozen=True, kw_only=True):
     trace_file: str = ""  # a timeline of syncs; "": none
     iptables_backend: str = AUTO
     ipvs_drain: float = 900.0  # seconds
+    relaying: Relaying = RELAYING
     logging_format: LoggingFormat = "text"
     verbosity: int = 0
     reported_version: str = ""  # --version=vX.Y.Z: what to say to those who ask
@@ -113,6 +125,7 @@ def config(asked: Asked, environ: Mapping[str, str] = os.environ) -> Config:
         trace_file=wanted.kubeway.trace_file,
         iptables_backend=wanted.kubeway.iptables_backend,
         ipvs_drain=wanted.kubeway.ipvs_drain.seconds,
+        relaying=_relaying(wanted),
         logging_format=cast(LoggingFormat, wanted.logging.format),
         verbosity=wanted.logging.verbosity,
         reported_version=version if version.startswith("v") else "",
@@ -145,6 +158,7 @@ def model_options(wanted: Configuration, hostname: str = "") -> Options:
         drop_invalid=not wanted.conntrack.tcp_be_liberal,
         external_ips=config_gates.enabled(wanted.feature_gates, "AllowServiceExternalIPs"),
         ipvs=_ipvs(wanted.ipvs) if wanted.mode == "ipvs" else Ipvs(),
+        relay_workers=wanted.kubeway.relay_workers if wanted.mode == "userspace" else 0,
     )
 
 
@@ -159,6 +173,16 @@ def _ipvs(wanted: configuration.Ipvs) -> Ipvs:
         tcp_fin_timeout=int(wanted.tcp_fin_timeout.seconds),
         udp_timeout=int(wanted.udp_timeout.seconds),
         exclude=tuple(map(parse_prefix, wanted.exclude_cidrs or ())),
+    )
+
+
+def _relaying(wanted: Configuration) -> Relaying:
+    # The default of old is in many a file that was written by a tool, and lost slow answers: nobody means it.
+    idle = wanted.udp_idle_timeout
+    return Relaying(
+        drain=wanted.kubeway.relay_drain.seconds,
+        half_closed=wanted.kubeway.relay_half_closed.seconds,
+        udp_idle=None if idle == Configuration().udp_idle_timeout else idle.seconds,
     )
 
 

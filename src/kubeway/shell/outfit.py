@@ -7,6 +7,7 @@ ways, is settled here, once, at the start.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -20,12 +21,16 @@ from kubeway.model.node import Options
 from kubeway.program.link import Linker
 from kubeway.program.plane import Mode, Plane
 from kubeway.shell.compound import Compound
+from kubeway.shell.options import RELAYING, Relaying
 
 if TYPE_CHECKING:
     from kubeway.planes.xtables.tally import Tally
+    from kubeway.shell.metrics_relay import Teller
     from kubeway.shell.surroundings import Surroundings
 
 LEGACY: Final = "legacy"
+_MOST_WORKERS: Final = 4
+"""Unless more are asked for: a relay is not all that a node is there for."""
 
 Packets = Callable[[], Mapping[str, int]]
 """How many packets each of the kernel's counters has seen, by its name, now."""
@@ -39,13 +44,15 @@ class Figures(NamedTuple):
 
 
 class Outfit(NamedTuple):
-    """`holders`: the places its rules are in, of those `leftovers` knows. `figures`: of a mode of chains.
-    `surroundings`: of a mode that depends on the node's links."""
+    """`holders`: the places its rules are in, of those `leftovers` knows. `figures`: of a mode of chains;
+    `relay`: who knows what was carried, in a mode that carries; `surroundings`: of one that depends on the
+    node's links."""
 
     mode: Mode
     plane: Compound
     holders: frozenset[str]
     figures: Figures | None = None
+    relay: Teller | None = None
     surroundings: Surroundings | None = None
 
 
@@ -70,7 +77,12 @@ def mode_named(name: str) -> Mode:
 
 
 def outfit(
-    options: Options, linker: Linker, record: records.Recorder, backend: str = AUTO, drain: float = 900.0
+    options: Options,
+    linker: Linker,
+    record: records.Recorder,
+    backend: str = AUTO,
+    drain: float = 900.0,
+    relaying: Relaying = RELAYING,
 ) -> Outfit:
     """All that the mode needs. Unsupported, in one line, if this machine lacks some of it."""
     mode = mode_named(options.mode)
@@ -79,7 +91,7 @@ def outfit(
     if options.mode == "ipvs":
         return _ipvs(mode, options, linker, record, backend, drain)
     if options.mode == "userspace":
-        return _userspace(mode, linker, record, max(1, options.relay_workers))
+        return _userspace(mode, linker, record, max(1, options.relay_workers), relaying)
     from kubeway.shell.nft import NftPlane
 
     plane = NftPlane(linker.origin, linker.objects)
@@ -94,6 +106,8 @@ def able(options: Options) -> Options:
         # Before 4.1 there is no such setting, and from 5.9 on the kernel does better without.
         needed = (4, 1) <= release() < (5, 9)
         return replace(options, ipvs=replace(options.ipvs, reuse_ports=needed))
+    if options.mode == "userspace":
+        return replace(options, relay_workers=options.relay_workers or _workers())
     if options.mode != "iptables":
         return options
     from kubeway.shell import nfacct
@@ -101,6 +115,11 @@ def able(options: Options) -> Options:
 
     drop_invalid = options.drop_invalid and not is_liberal()
     return replace(options, accounting=nfacct.probe(), drop_invalid=drop_invalid)
+
+
+def _workers() -> int:
+    """How many suit this machine: half of the processors are for those whose connections they carry."""
+    return min(_MOST_WORKERS, max(1, len(os.sched_getaffinity(0)) // 2))
 
 
 class _Tables(NamedTuple):
@@ -177,11 +196,16 @@ def _ipvs(
     return Outfit(mode, plane, frozenset({tables.back_end, "ipvs"}), figures)
 
 
-def _userspace(mode: Mode, linker: Linker, record: records.Recorder, workers: int) -> Outfit:
-    from kubeway.modes.userspace.layout import APART, CLASSES, LISTEN, PORTS
+def _userspace(
+    mode: Mode, linker: Linker, record: records.Recorder, workers: int, relaying: Relaying
+) -> Outfit:
+    from kubeway.modes.userspace.layout import CLASSES, LISTEN, PORTS
+    from kubeway.planes.relay.datagram import IDLE
+    from kubeway.planes.relay.stream import Limits
     from kubeway.shell import nft
     from kubeway.shell.link_plane import LinkPlane
     from kubeway.shell.relay import listeners, replies
+    from kubeway.shell.relay.handover import NAME
     from kubeway.shell.relay.listeners import Listening
     from kubeway.shell.relay.plane import RelayPlane
     from kubeway.shell.surroundings import Surroundings
@@ -193,16 +217,25 @@ def _userspace(mode: Mode, linker: Linker, record: records.Recorder, workers: in
     if any(missing):
         raise Unsupported(f"mode userspace: {'; '.join(filter(None, missing))}")
     listening = [
-        Listening(one.list, not one.hidden, ip, PORTS[one], proto=proto, apart=APART)
+        Listening(one.list, not one.hidden, ip, PORTS[one], proto=proto)
         for one in CLASSES
         for ip in LISTEN.values()
         if listeners.has(ip)
         for proto in (TCP, UDP)
     ]
+    relay = RelayPlane(
+        listening,
+        linker.objects,
+        workers=workers,
+        limits=Limits(half_closed=relaying.half_closed, drain=relaying.drain),
+        idle=IDLE if relaying.udp_idle is None else relaying.udp_idle,
+        name=NAME,
+        record=record,
+    )
     planes: dict[str, Plane] = {
-        "relay": RelayPlane(listening, linker.objects, workers=workers, record=record),
+        "relay": relay,
         "link": LinkPlane(linker.objects),
         "nft": nft.NftPlane(linker.origin, linker.objects),
     }
     holders = frozenset({"nft", "steering"})
-    return Outfit(mode, Compound(planes), holders, surroundings=Surroundings())
+    return Outfit(mode, Compound(planes), holders, relay=relay, surroundings=Surroundings())

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from kubeway.errors import BadInput
 from kubeway.model.forward import Forward
@@ -34,7 +35,7 @@ from kubeway.planes.xtables.text import show_rule
 from kubeway.program.link import Linker, Name
 from kubeway.program.plane import Mode
 from kubeway.program.program import Fragment, Key, Object
-from kubeway.values import parse_ip, show_ip
+from kubeway.values import parse_ip, show_addr, show_ip
 
 LOOPBACK: Final = (parse_ip("127.0.0.1"), parse_ip("::1"))
 
@@ -143,6 +144,9 @@ def _object(key: Key, objects: Mapping[Key, Object]) -> Any:
         return {"rule": show_rule(value, key.name[0])}
     if isinstance(value, link.Route):
         return {"source": show_ip(value.source)}
+    if isinstance(value, relay.Way):
+        endpoints = [show_addr(one.ip, one.port) for one in value.endpoints]
+        return {**msgspec.to_builtins(replace(value, endpoints=())), "endpoints": endpoints}
     shown = _plain(msgspec.to_builtins(value, builtin_types=(bytes,)))
     if isinstance(value, Element):
         kind = _set(key, objects)

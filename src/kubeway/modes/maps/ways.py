@@ -36,17 +36,20 @@ class Served(NamedTuple):
     by_local: bool
 
 
-def ways(objects: dict[Key, Object], forward: Forward, words: Words, served: bool = True) -> Iterator[Served]:
+def ways(
+    objects: dict[Key, Object], forward: Forward, words: Words, served: bool = True, held: bool = False
+) -> Iterator[Served]:
     """Adds to `objects` what every mode needs, and leaves the elements of the ways by which some are served.
 
-    Not `served`: the mode cannot serve this service port, so all of its ways in are rejected.
+    Not `served`: the mode cannot serve this service port, so all of its ways in are rejected. `held`: it lets
+    in those whom nobody can serve yet, so none is.
     """
     family = words.family
     comment = str(forward.name)[:_MAX_COMMENT]
     for frontend in forward.frontends:
         external = frontend.kind != "ClusterIP"
         by_local = forward.external_local if external else forward.internal_local
-        applies = served and (forward.local if by_local else forward.cluster)
+        applies = held or (served and (forward.local if by_local else forward.cluster))
         if frontend.ip is None:
             front = pack_front(forward.proto, frontend.port)
             into, refused = "nodeports", "no-endpoint-nodeports"
@@ -65,7 +68,7 @@ def ways(objects: dict[Key, Object], forward: Forward, words: Words, served: boo
             objects[element_key(family, refused, front)] = Element(verdict, comment=comment)
         key = element_key(family, into, front)
         # Behind a Local policy, pods and this node itself are served by all endpoints.
-        if served and (forward.usable if external else applies):
+        if held or (served and (forward.usable if external else applies)):
             yield Served(frontend, key, front, comment, external, by_local)
         elif frontend.ip is not None:
             # The address keeps its port: no node port of that number steps in.

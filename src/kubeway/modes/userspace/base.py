@@ -94,7 +94,12 @@ def _base_chains(words: Words, view: FamilyView, bit: int, also: int) -> Chains:
             Chain("filter", "prerouting", _STEER),
             [
                 others,
-                b.rule(b.transparent(), home, accept, comment="of a connection of the relay's"),
+                # Who opens a connection may have the port of one that has ended, and finds its socket in
+                # TIME-WAIT. That is no connection: it is for the listener, and tproxy sees to it.
+                b.rule(
+                    b.not_opening(), b.transparent(), home, accept, comment="of a connection of the relay's"
+                ),
+                b.rule(b.protocol(UDP), b.transparent(), home, accept, comment="of a session of the relay's"),
                 b.rule(b.marked(bit), accept, comment="steered at output"),
                 b.rule(loopback, b.flow_marked(bit), accept, comment="the relay's, to this node itself"),
                 firewall,

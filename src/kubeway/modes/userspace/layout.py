@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from kubeway.planes.relay.objects import List
+from kubeway.planes.relay.objects import APART, List
 from kubeway.values import V4, V6, Ip, parse_ip
 
 
@@ -30,9 +30,6 @@ CLASSES: Final = (
 )
 PORTS: Final = {one: 10801 + number for number, one in enumerate(CLASSES)}
 """Where the listener of each class is, both families: of TCP for all workers, of UDP for the first one."""
-
-APART: Final = 16
-"""How far the ports of two workers' listeners of UDP are from each other."""
 
 SEED: Final = 0x6B756265
 """Begins the hash that chooses a client's worker: the same always, so that rules made anew move nobody."""

@@ -24,7 +24,7 @@ from kubeway.planes.relay import objects as relay
 from kubeway.planes.relay.fates import balance
 from kubeway.planes.relay.objects import Way, sees, way_key
 from kubeway.program.program import Fragment, Key, Object, Origin
-from kubeway.values import SCTP, Ip, family_of, show_addr
+from kubeway.values import Ip, family_of, show_addr
 
 _EITHER: Final = (False, True)
 _GOTO: Final = {
@@ -61,14 +61,16 @@ class UserspaceMode:
         if not seen.served:
             return Fragment(Origin(forward.name, "service port"), objects)
         everyone, here = (_way(one, forward, seen.neighbours) for one in (forward.cluster, forward.local))
-        # The relay speaks no SCTP.
-        for one in ways(objects, forward, WORDS[family], served=proto != SCTP):
-            chain = chain_of(one.external, one.by_local, bool(forward.local))
+        # Whom nobody can serve yet waits with the relay, in whichever list somebody may come to be.
+        held = bool(forward.hold) and not forward.usable
+        somebody = held or bool(forward.local)
+        for one in ways(objects, forward, WORDS[family], served=view.speaks(proto), held=held):
+            chain = chain_of(one.external, one.by_local, somebody)
             objects[one.key] = Element(_GOTO[chain], comment=one.comment)
             ip, port = one.frontend.ip, one.frontend.port
             if one.external or not one.by_local:
                 objects[way_key("cluster", ip, proto, port, family)] = everyone
-            if one.by_local and forward.local:
+            if one.by_local and somebody:
                 objects[way_key("local", ip, proto, port, family)] = here
         return Fragment(Origin(forward.name, "service port"), objects)
 
@@ -92,8 +94,13 @@ USERSPACE: Final = UserspaceMode()
 
 
 def _way(endpoints: tuple[Endpoint, ...], forward: Forward, neighbours: tuple[Neighbours, ...]) -> Way:
-    to = tuple(relay.Endpoint(one.ip, one.port, among(neighbours, one.ip)) for one in endpoints)
-    return Way(to, affinity=forward.affinity)
+    return Way(
+        tuple(relay.Endpoint(one.ip, one.port, among(neighbours, one.ip)) for one in endpoints),
+        forward.affinity,
+        forward.balance,
+        forward.demote,
+        forward.hold,
+    )
 
 
 def _relayed(objects: Mapping[Key, Object], packet: Packet, port: int, trail: list[str] | None) -> Fates:

@@ -62,13 +62,14 @@ from kubeway.planes.nft.objects import (
 )
 from kubeway.program.passage import Passage, Relay
 from kubeway.program.program import Key
-from kubeway.values import Ip
+from kubeway.values import TCP, Ip
 
 _NEW: Final = 8  # NF_CT_STATE_BIT(IP_CT_NEW)
 _SRC_NAT, _DST_NAT = 0x10, 0x20  # IPS_SRC_NAT, IPS_DST_NAT
 _UNICAST, _LOCAL = 1, 2  # RTN_UNICAST, RTN_LOCAL
 # All nat chains run where the kernel's nat hooks lie; their own priorities only order them.
 _NAT_AT: Final = {"prerouting": -100, "output": -100, "input": 100, "postrouting": 100}
+_TCP_FLAGS, _SYN = (13, 1), b"\x02"  # of a connection's first packet
 _OFFSETS: Final = {("ip", 12): "src", ("ip", 16): "dst", ("ip6", 8): "src", ("ip6", 24): "dst"}
 
 
@@ -254,6 +255,8 @@ class Machine(Passage):
         if load.base == "transport":
             if (load.offset, load.size) == (2, 2):
                 return self.port.to_bytes(2, "big")
+            if (load.offset, load.size) == _TCP_FLAGS and self.world.packet.proto == TCP:
+                return _SYN
         else:
             which = _OFFSETS.get((self.world.family, load.offset))
             if which is not None and load.size <= len(self.dst):

@@ -50,6 +50,7 @@ from kubeway.planes.nft.objects import (
 from kubeway.planes.nft.words import (
     STATES,
     STATUSES,
+    TCP_FLAGS,
     host_int,
     show_bits,
     show_class,
@@ -71,6 +72,7 @@ _ADDRESSES: Final[dict[tuple[Family, int], str]] = {
 }
 _PORTS: Final = {0: "sport", 2: "dport"}
 _PORT_PROTOS: Final = {6: "tcp", 17: "udp", 132: "sctp"}
+_TCP_FLAGS: Final = (13, 1)  # offset and size
 
 
 def _direction(value: bytes) -> str:
@@ -124,6 +126,10 @@ class _Loaded(NamedTuple):
             if bits != idle:
                 text += f" {sign} {self.show(bits.to_bytes(len(self.mask), 'big'))}"
         return text
+
+
+def _flags(value: bytes) -> str:
+    return ",".join(name for bit, name in enumerate(TCP_FLAGS) if value[0] >> bit & 1)
 
 
 def _byte(value: bytes) -> str:
@@ -222,13 +228,15 @@ class _Teller:
 
     def payload(self, load: Payload) -> _Loaded:
         if load.base == "transport":
-            name = _PORTS.get(load.offset)
-            if name is None or load.size != 2:
+            flags = self.proto == "tcp" and (load.offset, load.size) == _TCP_FLAGS
+            name = "flags" if flags else _PORTS.get(load.offset)
+            if name is None or (load.size != 2 and not flags):
                 raise _Untold
             if self.proto_at is not None:
                 self.said[self.proto_at] = ""
                 self.proto_at = None
-            return _Loaded(f"{self.proto or 'th'} {name}", 2, _ports)
+            text = f"{self.proto or 'th'} {name}"
+            return _Loaded(text, 1, _flags) if flags else _Loaded(text, 2, _ports)
         name = _ADDRESSES.get((self.family, load.offset))
         if name is None or load.size > self.address_size:
             raise _Untold
@@ -278,6 +286,8 @@ class _Teller:
             raise _Untold
         if left.mask:
             return self.compare_masked(left, cmp)
+        if left.show is _flags:
+            raise _Untold  # as numbers, and by the mask of all
         if left.show is show_ip and len(cmp.value) < self.address_size:
             whole = cmp.value.ljust(self.address_size, b"\0")
             return f"{left.text} {sign}{show_ip(whole)}/{8 * len(cmp.value)}"
@@ -294,6 +304,10 @@ class _Teller:
             raise _Untold
         sign = "" if cmp.op == "==" else "!= "
         plain = not any(left.xor)
+        if left.show is _flags:
+            if not plain or not any(cmp.value):
+                raise _Untold
+            return f"{left.text} {sign}{_flags(cmp.value)} / {_flags(left.mask)}"
         if left.text in ("ct state", "ct status") and plain and not any(cmp.value):
             return f"{left.text} {'! ' if cmp.op == '==' else ''}{left.show(left.mask)}"
         if left.show is show_ip and plain and left.size == self.address_size:

@@ -121,6 +121,22 @@ class Balancer:
         if len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
 
+    def known(self) -> list[tuple[Ip, Endpoint, float]]:
+        """Who was sent where last, and when: what affinity remembers."""
+        return [(client, one, at) for client, (one, at) in self._known.items()]
+
+    def recall(self, known: Iterable[tuple[Ip, Endpoint, float]]) -> None:
+        """Remember these, too, as another balancer of this way did. Who came since then has moved on."""
+        if not self.way.affinity:
+            return
+        ours = frozenset(self.way.endpoints)
+        found = {client: (one, at) for client, one, at in known if one in ours}
+        for client, (one, at) in self._known.items():
+            if client not in found or found[client][1] < at:
+                found[client] = one, at
+        latest = sorted(found.items(), key=lambda item: item[1][1])[-REMEMBERED:]
+        self._known = OrderedDict(latest)
+
     def _order(self, client: Ip, now: float, rng: Rng) -> Iterator[Endpoint]:
         ones: Sequence[Endpoint] = self.way.endpoints
         late: Sequence[Endpoint] = ()
@@ -197,6 +213,11 @@ class Balancer:
         """It took a connection: what was before does not count any more."""
         if self._failed:
             self._failed.pop(one, None)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any endpoint, be it one that left, has connections."""
+        return any(self._open.values())
 
     def load(self, one: Endpoint) -> int:
         """How many connections it has."""

@@ -55,6 +55,11 @@ class Entrance:
     def way(self) -> Way:
         return self.balancer.way
 
+    @property
+    def busy(self) -> bool:
+        """Whether it has connections or sessions, or some that wait."""
+        return bool(self.waiting) or self.balancer.busy
+
     def become(self, way: Way) -> frozenset[Endpoint]:
         """The way is another one now. Returns the endpoints that left. Whom it lets on, `ready` tells."""
         return self.balancer.become(way)

@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
+from kubeway.model.balances import DEFAULT, Balance
 from kubeway.model.links import Neighbours
 from kubeway.program.program import Key
 from kubeway.values import V4, V6, Ip
@@ -22,13 +23,12 @@ KINDS: Final = ("way",)
 List = Literal["cluster", "local"]
 """Which of a Service's lists of endpoints counts: that for all of the cluster, or that of this node."""
 
-Balance = Literal["roundrobin", "leastconn", "p2c", "sourcehash"]
-BALANCES: Final[tuple[Balance, ...]] = ("roundrobin", "leastconn", "p2c", "sourcehash")
-"""How an endpoint is chosen: in turn; the one with the fewest connections; of two drawn by lot the one with
-fewer; by the client's address. See `balance.py`."""
-
 ANY: Final = {V4: Ip(bytes(4)), V6: Ip(bytes(16))}
 """What a way in has for an address that leads in at every address: a node port's. Tells the family."""
+
+
+APART: Final = 16
+"""How far the ports of two workers' listeners of UDP are from each other."""
 
 
 class Endpoint(Struct, frozen=True, gc=False, order=True):
@@ -51,7 +51,7 @@ class Way(Struct, frozen=True):
 
     endpoints: tuple[Endpoint, ...]
     affinity: int = 0
-    balance: Balance = "roundrobin"
+    balance: Balance = DEFAULT
     demote: bool = False
     hold: int = 0
 

@@ -19,12 +19,13 @@ import ctypes
 import errno
 import socket
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec import Struct
 
 from kubeway.errors import Refused
-from kubeway.planes.relay.objects import List
+from kubeway.planes.relay.objects import APART, List
 from kubeway.shell.relay import udp
 from kubeway.shell.relay.streams import IP_TRANSPARENT, IPV6_TRANSPARENT, KEEPALIVE
 from kubeway.values import TCP, UDP, Proto, show_addr, show_ip
@@ -38,7 +39,7 @@ class Listening(Struct, frozen=True):
 
     `list_`: which endpoints count. `keeps`: they may see who the client is. `transparent`: connections to
     any address are taken that rules steer here (IP_TRANSPARENT, CAP_NET_ADMIN); else those to `ip` only. UDP
-    is always so. `apart`: of UDP each worker has a port of its own, so far from the one before.
+    is always so. Of UDP `port` is the first worker's (`port_of`).
     """
 
     list_: List
@@ -47,7 +48,6 @@ class Listening(Struct, frozen=True):
     port: int
     transparent: bool = True
     proto: Proto = TCP
-    apart: int = 1
 
 
 def has(ip: bytes) -> bool:
@@ -61,25 +61,34 @@ def has(ip: bytes) -> bool:
     return True
 
 
-def listen(what: Listening, workers: int) -> list[socket.socket]:
+def port_of(what: Listening, worker: int) -> int:
+    """Where this worker's listener is: of UDP each has its own. 0: any."""
+    return what.port + APART * worker if what.port and what.proto == UDP else what.port
+
+
+def listen(what: Listening, workers: int, have: Sequence[socket.socket] = ()) -> list[socket.socket]:
     """One listener for each worker; Refused if there cannot be any. Port 0 is any that is free.
 
-    Of UDP each has its own port: at one the kernel would spread one client's ports over several workers,
-    and each would have its own idea of which endpoint the client is to come back to (`udp.listen`). So it is
-    for the rules to choose.
+    `have`: those of a predecessor, which are used; if they are more, there are more. If they are fewer, no
+    client comes to the others before `spread`.
+
+    Of UDP each has its own port (`port_of`): at one the kernel would spread one client's ports over several
+    workers, and each would have its own idea of which endpoint the client is to come back to (`udp.listen`).
+    So it is for the rules to choose.
     """
-    sockets: list[socket.socket] = []
-    port = what.port
+    sockets: list[socket.socket] = [*have]
+    port = sockets[0].getsockname()[1] if sockets else what.port
     try:
-        for number in range(workers):
+        if have and len(have) < workers and what.proto != UDP:
+            by_source(sockets[0], len(what.ip) == 4, len(have))
+        while len(sockets) < workers:
+            if what.proto == UDP:
+                port = port_of(what, len(sockets))
             sock = _one(what, port)
             sockets.append(sock)
-            if what.proto != UDP:
-                port = sock.getsockname()[1]
-            elif what.port:
-                port = what.port + what.apart * (number + 1)
-        if workers > 1 and what.proto != UDP:
-            by_source(sockets[0], len(what.ip) == 4, workers)
+            port = sock.getsockname()[1]
+        if not have:
+            spread(what, sockets)
     except OSError as error:
         for sock in sockets:
             sock.close()
@@ -119,6 +128,12 @@ def _one(what: Listening, port: int) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def spread(what: Listening, sockets: Sequence[socket.socket]) -> None:
+    """Have clients come to all of these, which are their group. OSError."""
+    if len(sockets) > 1 and what.proto != UDP:
+        by_source(sockets[0], len(what.ip) == 4, len(sockets))
 
 
 def by_source(sock: socket.socket, v4: bool, workers: int) -> None:

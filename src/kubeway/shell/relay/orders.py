@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from kubeway.errors import Malformed
 from kubeway.planes.relay.datagram import IDLE
 from kubeway.planes.relay.entrance import Tally
-from kubeway.planes.relay.objects import List, Way
+from kubeway.planes.relay.objects import Endpoint, List, Way
 from kubeway.planes.relay.stream import Limits
 
 Name = tuple[List, bytes, int, int]
@@ -24,17 +24,55 @@ Name = tuple[List, bytes, int, int]
 
 
 class Given(Struct, frozen=True):
-    """A listening socket that is inherited. `keeps`: endpoints may see who the client is."""
+    """A listening socket that is inherited. `keeps`: endpoints may see who the client is.
+
+    The rest is for who comes after (`handover.Kept`).
+    """
 
     fd: int
     proto: int
     list_: List
     keeps: bool
+    ip: bytes = b""
+    port: int = 0
+    transparent: bool = True
+    member: int = 0
+
+
+class Papers(Struct, frozen=True):
+    """What a worker needs to take over from those before and hand over to those after: descriptors, all of
+    them inherited (`handover`, `generation`).
+
+    `memories`: one for each worker, by number, to put down who stays where; `telling`: closed when that is
+    done, at which `told` ends. `lives`: each ends with the worker of that number, who has `life`, once the
+    control process has ended. `past_told`, `past`: `told` and `memories` of those before, -1 and none if
+    there were none, or it is over.
+    """
+
+    desk: int
+    taken: int
+    over: int
+    begun: int
+    told: int
+    telling: int
+    memories: list[int]
+    lives: list[int]
+    life: int
+    past_told: int = -1
+    past: list[int] = []
+
+    @property
+    def all(self) -> list[int]:
+        some = [self.desk, self.taken, self.over, self.begun, self.told, self.telling, self.life]
+        return [fd for fd in (*some, *self.memories, *self.lives, self.past_told, *self.past) if fd >= 0]
 
 
 class Begin(Struct, frozen=True, tag=True):
-    """`start`: where turns begin, at least 0 and less than 1. `idle`: of UDP's `Sessions`, whose ports are
-    every `workers`th, from the `number`th on: no two workers look the same to an endpoint."""
+    """`start`: where turns begin, at least 0 and less than 1. `idle`: of UDP's `Sessions`.
+
+    With `papers` the listeners are those of all `workers`, of whom this is `number`, and it takes nobody
+    before it is told by these; `turn`: which of the shares of UDP ports is theirs.
+    """
 
     listeners: list[Given]
     limits: Limits
@@ -42,6 +80,8 @@ class Begin(Struct, frozen=True, tag=True):
     idle: float = IDLE
     number: int = 0
     workers: int = 1
+    turn: int = 0
+    papers: Papers | None = None
 
 
 class Put(Struct, frozen=True, tag=True):
@@ -52,9 +92,10 @@ class Put(Struct, frozen=True, tag=True):
 
 
 class Ask(Struct, frozen=True, tag=True):
-    """To be told what was carried."""
+    """To be told what was carried; `ways`: of each way, too."""
 
     number: int
+    ways: bool = True
 
 
 class Stop(Struct, frozen=True, tag=True):
@@ -70,20 +111,59 @@ class Done(Struct, frozen=True, tag=True):
     number: int
 
 
+class Sums(Struct, frozen=True):
+    """What was carried by all ways there were, and how much is going on.
+
+    `tcp`, `udp`: of the protocol; `shed`: connections and sessions let go for lack of descriptors or of room;
+    `lost`: datagrams that went nowhere. These only grow. `open`: connections now, and of them those
+    `waiting`; `sessions`: of UDP, now.
+    """
+
+    tcp: Tally = field(default_factory=Tally)
+    udp: Tally = field(default_factory=Tally)
+    shed: int = 0
+    lost: int = 0
+    open: int = 0
+    waiting: int = 0
+    sessions: int = 0
+
+    def plus(self, other: Sums) -> Sums:
+        """Both together."""
+        tcp, udp = Tally(), Tally()
+        for one in (self, other):
+            tcp.add(one.tcp)
+            udp.add(one.udp)
+        return Sums(
+            tcp,
+            udp,
+            self.shed + other.shed,
+            self.lost + other.lost,
+            self.open + other.open,
+            self.waiting + other.waiting,
+            self.sessions + other.sessions,
+        )
+
+
 class Told(Struct, frozen=True, tag=True):
-    """What this worker has carried since it was started. `open`: connections now; `shed`: those let go for
-    lack of descriptors. `sessions`: of UDP, now; `lost`: datagrams that went nowhere."""
+    """What this worker has carried since it was started: by the ways that there are, if that was asked for,
+    and by all."""
 
     number: int
     tallies: list[tuple[Name, Tally]]
-    open: int
-    shed: int
-    sessions: int = 0
-    lost: int = 0
+    sums: Sums
 
+
+Known = list[tuple[bytes, Endpoint, float]]
+"""Clients, where each was sent last, and when, by the monotonic clock, which all processes share."""
+
+Memory = list[tuple[Name, Known]]
+"""What the balancers of a worker have in mind, of ways with affinity."""
 
 Order = Begin | Put | Ask | Stop
 Answer = Done | Told
+
+write_memory = msgspec.msgpack.Encoder().encode
+_read_memory = msgspec.msgpack.Decoder(Memory).decode
 
 _encode = msgspec.msgpack.Encoder().encode
 _LENGTH = 4
@@ -93,6 +173,14 @@ _MOST = 1 << 28  # bytes; of more a frame is not one of ours
 def frame(value: Order | Answer) -> bytes:
     data = _encode(value)
     return len(data).to_bytes(_LENGTH, "big") + data
+
+
+def read_memory(data: bytes) -> Memory:
+    """Malformed."""
+    try:
+        return _read_memory(data) if data else []
+    except msgspec.MsgspecError as error:
+        raise Malformed(f"memory of a worker: {error}") from error
 
 
 class Frames:

@@ -5,6 +5,9 @@ What they hold is known here, as nobody else can change it. A worker that dies i
 everything; its listeners are open here all the time, so those who come meanwhile wait and are not refused.
 What it carried breaks.
 
+With a name to be asked by, this process can go and the workers stay, until a successor has the listeners
+(`handover`).
+
 Nothing is carried here, and nothing that is carried waits for this process.
 """
 
@@ -18,16 +21,32 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from msgspec.structs import replace
+
 from kubeway import records
-from kubeway.errors import Malformed
+from kubeway.errors import Lost, Malformed
 from kubeway.planes.relay.datagram import IDLE
 from kubeway.planes.relay.entrance import Tally
 from kubeway.planes.relay.objects import PLANE, Way
 from kubeway.planes.relay.stream import LIMITS, Limits
 from kubeway.program.program import Change, Key, Object
 from kubeway.shell.clock import monotonic
-from kubeway.shell.relay.listeners import Listening, listen
-from kubeway.shell.relay.orders import Answer, Ask, Begin, Done, Given, Order, Put, Stop, Told, answers, frame
+from kubeway.shell.relay.generation import Generation, Handed, inherit
+from kubeway.shell.relay.listeners import Listening, listen, spread
+from kubeway.shell.relay.orders import (
+    Answer,
+    Ask,
+    Begin,
+    Done,
+    Given,
+    Order,
+    Put,
+    Stop,
+    Sums,
+    Told,
+    answers,
+    frame,
+)
 
 _AT_ONCE: Final = 100
 """Ways told in one order: a worker carries on between two."""
@@ -36,9 +55,13 @@ _QUICK: Final = 1.0  # seconds; a worker that lives for less is not started agai
 _PAUSE: Final = 0.1  # seconds, doubled with each that dies so soon
 _LONGEST: Final = 5.0
 _ANSWER: Final = 10.0  # seconds that a worker has to answer, before it is ended and started anew
+_START: Final = 60.0  # and those it has to begin: where processors are wanted badly, that alone takes ten
 _END: Final = 5.0  # seconds that a worker has to end when it is told to
 _EXIT: Final = 0.2  # and when it was seen to close its channel, which is the last it does
+_HANDOVER: Final = 1.0  # seconds that those before have to take nobody any more; as their successors wait
+_SOON: Final = 0.005
 _DIED: Final = "it died"
+_NO_START: Final = "relay worker cannot be started"
 
 Made = list[tuple[Listening, list[socket.socket]]]
 
@@ -48,7 +71,9 @@ class RelayPlane:
 
     `workers`: how many processes share the work. With several, turns are each one's own. `limits`: of each
     connection; `idle`: seconds for which a UDP session is kept when both have spoken and both are silent.
-    `record` hears of workers that died.
+    `name`: of the desk at which a successor asks; those who have it now are asked for their listeners.
+    Without, workers take nobody when this process has ended. `record` hears of workers that died, and of
+    predecessors and successors.
 
     The workers are started by the first write, and belong to the loop that runs it. Refused if a
     socket cannot be had.
@@ -65,6 +90,7 @@ class RelayPlane:
         workers: int = 1,
         limits: Limits = LIMITS,
         idle: float = IDLE,
+        name: str = "",
         record: records.Recorder = lambda record: None,
     ) -> None:
         self.program: Mapping[Key, Object] = {} if program is None else program
@@ -72,15 +98,33 @@ class RelayPlane:
         self._held: dict[Key, Way] = {}
         self._sockets: Made = []
         self._past: dict[Key, Tally] = {}
-        self._closed = False
-        self._generation = 0
-        try:
-            for what in listeners:
-                self._sockets.append((what, listen(what, workers)))
-        except BaseException:
-            self._close_sockets()
-            raise
+        self._past_sums = Sums()
+        self._closed = self._stands = False
+        self._writing = asyncio.Lock()
+        self._number = 0
+        self._listeners, self._name, self._count = list(listeners), name, workers
+        self._shared: Generation | None = None
         self._workers = [_Worker(self, number / workers, number) for number in range(workers)]
+        self._open(*inherit(name, workers) if name else (None, {}, ""))
+
+    def _open(self, shared: Generation | None, handed: Handed, problem: str) -> None:
+        """The listeners: those that were handed over, and what is wanted beside them. Refused."""
+        self._shared = shared
+        left = dict(handed)
+        try:
+            for what in self._listeners:
+                self._sockets.append((what, listen(what, self._count, left.pop(what, ()))))
+        except BaseException:
+            self._close_shared()
+            raise
+        finally:
+            for sockets in left.values():
+                for sock in sockets:
+                    sock.close()
+        if problem:
+            self.record(records.HandoverFailed(problem))
+        elif handed:
+            self.record(records.ListenersInherited(sum(map(len, handed.values()))))
 
     def ports(self) -> list[int]:
         """The ports of the listeners, in their order."""
@@ -92,21 +136,27 @@ class RelayPlane:
         With patience the workers go on alone, and nobody waits for them.
         """
         self._closed = True
-        self._close_sockets()
+        self._close_shared()
         for worker in self._workers:
             worker.stop(patience)
         if not patience:
             for worker in self._workers:
                 worker.end(_END)
 
-    def _close_sockets(self) -> None:
+    def _close_shared(self) -> None:
+        """What is shared with the workers; they have it still."""
         for _, sockets in self._sockets:
             for sock in sockets:
                 sock.close()
+        self._sockets = []
+        if self._shared is not None:
+            self._listen_for(self._shared, None)
+            self._shared.close()
+            self._shared = None
 
     def generation(self) -> int:
         """Another number after each write; nobody else changes anything."""
-        return self._generation
+        return self._number
 
     async def read(self) -> dict[Key, Object]:
         return dict(self._held)
@@ -115,22 +165,92 @@ class RelayPlane:
         """Make the changes; when this returns every worker goes by them, or will when it is started.
 
         The first write starts the workers, so they never know less than it tells: rules of a daemon before
-        may send them clients at once.
+        may send them clients at once. With it these workers take over from those before.
+
+        Nothing is done once a successor has taken over.
         """
-        self._generation += bool(changes)
+        async with self._writing:
+            if not self._closed:
+                await self._write(changes)
+
+    async def stand(self) -> None:
+        """See that workers have been started, as by a first write, even if nothing was written. Lost."""
+        if self._stands:
+            return
+        try:
+            await self.write([])
+        except OSError as error:
+            raise Lost(f"relay: workers cannot be started: {error}") from error
+
+    async def _write(self, changes: Sequence[Change]) -> None:
+        self._number += bool(changes)
         for change in changes:
             if change.new is None:
                 self._held.pop(change.key, None)
                 self._past.pop(change.key, None)
             else:
                 self._held[change.key] = change.new
-        fresh = [worker for worker in self._workers if worker.start()]
-        await asyncio.gather(*(worker.ask(lambda n: Put(n, [])) for worker in fresh))
+        fresh = await self._start()
+        while not self._stands:
+            self._stands = await self._take()
+            if not self._stands:
+                await self._inherit_again()
+                fresh = await self._start()
         others = [worker for worker in self._workers if worker not in fresh]
         ways = [(change.key.name, change.new) for change in changes]
         for at in range(0, len(ways), _AT_ONCE):
             some = ways[at : at + _AT_ONCE]
             await asyncio.gather(*(one.ask(lambda n: Put(n, some)) for one in others))  # noqa: B023
+
+    async def _start(self) -> list[_Worker]:
+        """Those that did not run, and do now."""
+        fresh = [worker for worker in self._workers if worker.start()]
+        await asyncio.gather(*(worker.ask(lambda n: Put(n, [])) for worker in fresh))
+        return fresh
+
+    # --- those before, and those after --------------------------------------------------------
+
+    async def _take(self) -> bool:
+        """The workers know all ways: from now on they take the clients. False if others were faster."""
+        shared = self._shared
+        if shared is None:
+            return True
+        if not shared.take():
+            return False
+        for what, sockets in self._sockets:
+            spread(what, sockets)
+        self._listen_for(shared, self._succeeded)
+        until = monotonic() + _HANDOVER
+        while not shared.is_alone() and monotonic() < until:  # noqa: ASYNC110 (milliseconds, and once)
+            await asyncio.sleep(_SOON)
+        shared.forget()
+        return True
+
+    async def _inherit_again(self) -> None:
+        """Who was asked has handed over to others: ask these."""
+        for worker in self._workers:
+            worker.stop(0.0)
+            worker.end(_END)
+        self._close_shared()
+        self._open(*await asyncio.to_thread(inherit, self._name, self._count))
+
+    def _listen_for(self, shared: Generation, then: Callable[[], None] | None) -> None:
+        """Be told of the end of these workers' turn; None: no more."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return  # it has ended, and its readers with it
+        for fd in (shared.taken, shared.over):
+            if then is None:
+                loop.remove_reader(fd)
+            else:
+                loop.add_reader(fd, then)
+
+    def _succeeded(self) -> None:
+        """The workers know it already. They carry on what they have, and end."""
+        self._closed = True
+        self._close_shared()
+        self.record(records.Succeeded())
 
     async def counters(self) -> dict[Key, Tally]:
         """What the ways that are open have carried; what a worker carried after it last told dies with it."""
@@ -142,15 +262,31 @@ class RelayPlane:
                     found.setdefault(key, Tally()).add(tally)
         return found
 
+    async def ask(self, patience: float) -> None:
+        """Have the workers tell what `sums` is to know; not longer than so many seconds.
+
+        Who does not answer in that time is not waited for: its answer counts when it comes.
+        """
+        owed = [answer for one in self._workers if (answer := one.inquire()) is not None]
+        if owed:
+            await asyncio.wait(owed, timeout=patience)
+
+    def sums(self) -> Sums:
+        """As last told, those of workers that died included; but for what was going on with them."""
+        found = self._past_sums
+        for worker in self._workers:
+            found = found.plus(worker.sums)
+        return found
+
     @property
     def open(self) -> int:
         """Connections, as last told."""
-        return sum(worker.open for worker in self._workers)
+        return sum(worker.sums.open for worker in self._workers)
 
     @property
     def shed(self) -> int:
         """Connections let go for lack of descriptors, as last told, by the workers there are."""
-        return sum(worker.shed for worker in self._workers)
+        return sum(worker.sums.shed for worker in self._workers)
 
     @property
     def processes(self) -> list[int]:
@@ -161,25 +297,36 @@ class RelayPlane:
 
     def beginning(self, number: int, start: float) -> tuple[bytes, list[int]]:
         """What a worker begins with, and the descriptors it is to inherit."""
+        shared = self._shared
         given = [
-            Given(sockets[number].fileno(), what.proto, what.list_, what.keeps)
+            _given(what, sock, member)
             for what, sockets in self._sockets
+            for member, sock in enumerate(sockets)
+            if shared is not None or member == number
         ]
+        papers = None if shared is None else shared.papers(number)
+        turn = 0 if shared is None else shared.turn
+        begin = Begin(given, self._limits, start, self._idle, number, self._count, turn, papers)
         ways = [(key.name, way) for key, way in self._held.items()]
-        begin = Begin(given, self._limits, start, self._idle, number, len(self._workers))
         return (
             b"".join((frame(begin), frame(Put(0, list(ways))))),
-            [one.fd for one in given],
+            [*(one.fd for one in given), *(() if papers is None else papers.all)],
         )
 
-    def past(self, tallies: Mapping[Key, Tally]) -> None:
+    def past(self, tallies: Mapping[Key, Tally], sums: Sums) -> None:
         """What a worker that died had carried."""
+        self._past_sums = self._past_sums.plus(replace(sums, open=0, waiting=0, sessions=0))
         for key, tally in tallies.items():
             self._past.setdefault(key, Tally()).add(tally)
 
     @property
     def closed(self) -> bool:
         return self._closed
+
+
+def _given(what: Listening, sock: socket.socket, member: int) -> Given:
+    ip, port, transparent = what.ip, what.port, what.transparent
+    return Given(sock.fileno(), what.proto, what.list_, what.keeps, ip, port, transparent, member)
 
 
 class _Worker:
@@ -189,20 +336,30 @@ class _Worker:
         self._plane, self._turn, self._number = plane, start, number
         self.process: subprocess.Popen[bytes] | None = None
         self.tallies: dict[Key, Tally] = {}
-        self.open = self.shed = 0
+        self.sums = Sums()
         self._channel: socket.socket | None = None
         self._frames = answers()
         self._unsent = b""
         self._asked: dict[int, asyncio.Future[Answer]] = {}
         self._count = 0
+        self._inquiry: asyncio.Future[Answer] | None = None
+        self._inquired_at = 0.0
         self._started_at = 0.0
+        self._began = False
         self._pause = 0.0
         self._waits: asyncio.TimerHandle | None = None
 
     def start(self) -> bool:
-        """Unless it runs, or is waited with; whether it was."""
+        """Unless it runs, or is waited with; whether it was. Lost if there can be no process."""
         if self._channel is not None or self._waits is not None or self._plane.closed:
             return False
+        try:
+            self._spawn()
+        except OSError as error:
+            raise Lost(f"{_NO_START}: {error}") from error
+        return True
+
+    def _spawn(self) -> None:
         loop = asyncio.get_running_loop()
         begin, inherited = self._plane.beginning(self._number, self._turn)
         ours, its = socket.socketpair()
@@ -225,10 +382,9 @@ class _Worker:
             its.close()
             os.close(file)
         ours.setblocking(False)
-        self._channel, self._started_at = ours, monotonic()
+        self._channel, self._started_at, self._began = ours, monotonic(), False
         self._frames, self._unsent = answers(), b""
         loop.add_reader(ours, self._heard)
-        return True
 
     async def ask(self, order: Callable[[int], Order]) -> None:
         """Tell it, and wait for its answer. One that dies meanwhile will know all there is to be told."""
@@ -242,12 +398,30 @@ class _Worker:
         self._unsent += frame(order(number))
         self._flush()
         try:
-            async with asyncio.timeout(_ANSWER):
+            async with asyncio.timeout(_ANSWER if self._began else _START):
                 await answer
         except TimeoutError:
             self._gone("it does not answer")
         finally:
             self._asked.pop(number, None)
+
+    def inquire(self) -> asyncio.Future[Answer] | None:
+        """Have it tell what was carried: its answer, which is not to be waited for without end. None: it does
+        not run. It is not asked twice before it has answered; who owes an answer for too long is ended."""
+        if self._channel is None:
+            return None
+        if self._inquiry is not None and not self._inquiry.done():
+            if monotonic() - self._inquired_at < _ANSWER:
+                return self._inquiry
+            self._gone("it does not answer")
+            return None
+        self._count += 1
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._asked[self._count] = self._inquiry = answer
+        self._inquired_at = monotonic()
+        self._unsent += frame(Ask(self._count, ways=False))
+        self._flush()
+        return answer
 
     def _flush(self) -> None:
         loop, channel = asyncio.get_running_loop(), self._channel
@@ -286,10 +460,12 @@ class _Worker:
 
     def _told(self, answer: Order | Answer) -> None:
         if isinstance(answer, Told):
-            self.tallies = {Key(PLANE, "way", tuple(name)): tally for name, tally in answer.tallies}
-            self.open, self.shed = answer.open, answer.shed
+            if answer.tallies:
+                self.tallies = {Key(PLANE, "way", tuple(name)): tally for name, tally in answer.tallies}
+            self.sums = answer.sums
         if isinstance(answer, (Done, Told)):
-            waiting = self._asked.get(answer.number)
+            self._began = True
+            waiting = self._asked.pop(answer.number, None)
             if waiting is not None and not waiting.done():
                 waiting.set_result(answer)
 
@@ -302,11 +478,12 @@ class _Worker:
         if process is not None and why != _DIED:
             process.kill()
         code = self.end(_EXIT)
-        self._plane.past(self.tallies)
-        self.tallies, self.open, self.shed = {}, 0, 0
+        self._plane.past(self.tallies, self.sums)
+        self.tallies, self.sums = {}, Sums()
         for waiting in self._asked.values():
             if not waiting.done():
                 waiting.set_result(Done(0))
+        self._asked.clear()
         if self._plane.closed:
             return
         quick = monotonic() - self._started_at < _QUICK
@@ -320,7 +497,14 @@ class _Worker:
 
     def _start_again(self) -> None:
         self._waits = None
-        self.start()
+        try:
+            self.start()
+        except Lost as error:
+            self._pause = min(_LONGEST, max(_PAUSE, 2 * self._pause))
+            self._plane.record(
+                records.RelayWorkerDied(0, f"cannot be started: {error.__cause__}", self._pause)
+            )
+            self._waits = asyncio.get_running_loop().call_later(self._pause, self._start_again)
 
     def _let_go(self) -> None:
         if self._channel is not None:

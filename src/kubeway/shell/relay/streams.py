@@ -107,15 +107,17 @@ class Streams:
         came = {(entrance, one) for entrance, one in came if entrance.balancer.load(one)}
         if not gone and not came:
             return
+        left = []
         for connection in self.all:
             stream = connection.stream
             if stream.endpoint is not None:
                 pair = (stream.entrance, stream.endpoint)
                 if pair in gone:
-                    stream.left(now)
-                    connection.arm()
+                    left.append(connection)
                 elif pair in came:
                     stream.back()
+        for connection in left:
+            connection.obey(connection.stream.left(now))
 
     def wake(self, entrance: Entrance) -> None:
         """Those that waited for an endpoint of this way go on."""
@@ -186,9 +188,16 @@ class Listener:
         self.loop.watch(self.sock.fileno(), self.event, LEVEL)
 
     def close(self) -> None:
-        """Take who waits to be accepted, and then nobody any more; others may have the socket, too."""
-        self._batch = _BACKLOG
-        self._accept()
+        """Take who waits to be accepted, and then nobody any more; others may have the socket, too.
+
+        If they have, whoever cannot be taken is theirs, so nobody is reset to make room.
+        """
+        self.loop.unwatch(self.sock.fileno())
+        self._batch = 0  # for this round's `_accept`
+        with suppress(OSError):
+            for _ in range(_BACKLOG):
+                fd, address = self.sock._accept()  # type: ignore[attr-defined]
+                self._take(fd, address[0])
         self.loop.doom(self.sock)
 
     def event(self, event: int) -> None:

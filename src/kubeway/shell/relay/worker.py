@@ -5,8 +5,9 @@ are.
     python -m kubeway.shell.relay.worker CHANNEL BEGIN
 
 both being descriptors it inherits: a socket to the control process, and a file of what to begin with
-(`orders`). When the control process is gone it takes nobody any more, and ends with the last connection, or
-when that is to last no longer (`Limits.drain`).
+(`orders`). When the control process is gone it goes on by the ways it knows until it is succeeded
+(`succession`). If there is no way to be succeeded, it takes nobody any more, and ends with the last
+connection, or when that is to last no longer (`Limits.drain`).
 
 It imports little, as there are several of it.
 """
@@ -21,12 +22,13 @@ import sys
 from _socket import AF_UNIX, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_STREAM, socket
 from collections import defaultdict
 from collections.abc import Iterable
+from math import inf
 from random import Random
 from select import EPOLLOUT
 from typing import Final
 
-from kubeway.planes.relay.datagram import MOST, PORTS, Sessions
-from kubeway.planes.relay.entrance import Entrance
+from kubeway.planes.relay.datagram import MOST, PORTS, TURNS, Sessions
+from kubeway.planes.relay.entrance import Entrance, Tally
 from kubeway.planes.relay.objects import Endpoint, Way
 from kubeway.shell.relay import datagrams
 from kubeway.shell.relay.datagrams import Datagrams, Line
@@ -37,19 +39,25 @@ from kubeway.shell.relay.orders import (
     Begin,
     Done,
     Given,
+    Memory,
     Name,
     Order,
     Put,
     Stop,
+    Sums,
     Told,
     frame,
     orders,
 )
 from kubeway.shell.relay.streams import Connection, Listener, Streams, Ways, owner_of, place_of
-from kubeway.values import UDP, Ip
+from kubeway.shell.relay.succession import Succession
+from kubeway.values import TCP, UDP, Ip, Proto
 
 _READ: Final = 1 << 16
-_LOOK: Final = 0.25  # seconds between two looks at whether all have ended
+# Seconds between two looks at whether all have ended: a part of the time for which that was looked for.
+_LOOK: Final = 0.25
+_SELDOM: Final = 5.0
+_PART: Final = 20
 
 _NOWHERE: Final = Way(())
 
@@ -62,16 +70,23 @@ class Worker:
         self.streams = Streams(self.loop, Random(), begin.limits)
         self.entrances: dict[Name, Entrance] = {}
         self._ways: dict[tuple[str, int], Ways] = defaultdict(dict)  # by list and protocol
+        self._gone = {TCP: Tally(), UDP: Tally()}
+        """What was carried by ways that are no more."""
+        self._leaving: dict[Entrance, int] = {}
+        """Such ways, with their protocol, that still have connections."""
         self._limits, self._start = begin.limits, begin.start
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        ports = PORTS[begin.number :: begin.workers]
+        ports = PORTS[begin.turn :: TURNS][begin.number :: begin.workers]
         sessions = Sessions(min(MOST, descriptors // 2), idle=begin.idle, ports=ports)
         self.datagrams = Datagrams(self.loop, Random(), sessions, self.streams.make_room)
-        self._listeners = [self._listener(one) for one in begin.listeners]
+        self._given = begin.listeners
+        self._listeners: dict[int, Listener | datagrams.Listener] = {}  # by descriptor
         self._channel = channel
         self._frames = orders()
         self._unsent = b""
         self._ends_at: float | None = None
+        self._stopped_at = 0.0
+        self.succession = Succession(self, begin, begin.papers) if begin.papers is not None else None
 
     def _listener(self, one: Given) -> Listener | datagrams.Listener:
         sock, ways = socket(fileno=one.fd), self._ways[one.list_, one.proto]
@@ -80,11 +95,28 @@ class Worker:
         return Listener(sock, ways, one.keeps, self.streams)
 
     def open(self) -> None:
-        """Take connections from now on."""
-        for listener in self._listeners:
-            listener.open()
+        """Take connections from now on, or when it is this one's turn to."""
         self.loop.watch(self._channel.fileno(), self._heard, LEVEL)
+        if self.succession is None:
+            self.serve(self._given)
+        else:
+            self.succession.open()
         self._say(Done(0))
+
+    def serve(self, given: Iterable[Given]) -> None:
+        """Take those who come by these, too."""
+        for one in given:
+            if one.fd not in self._listeners:
+                listener = self._listeners[one.fd] = self._listener(one)
+                listener.open()
+
+    def close_listeners(self) -> set[int]:
+        """Take who waits, and then nobody any more. Returns the descriptors; the round's end closes them."""
+        closed = set(self._listeners)
+        for listener in self._listeners.values():
+            listener.close()
+        self._listeners.clear()
+        return closed
 
     # --- ways -------------------------------------------------------------------------
 
@@ -111,11 +143,43 @@ class Worker:
             if way is None:
                 del self.entrances[name]
                 del self._ways[list_, proto][place_of(Ip(ip), port)]
+                self._leaving[entrance] = proto
         if gone or came:
             self.streams.changed(gone, came)
         for entrance in changed:
             if entrance.waiting:
                 self.streams.wake(entrance)
+        if self._leaving:
+            self._settle()
+
+    # --- what was carried ---------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Put down what ways have carried that are no more and have no connections any more."""
+        for entrance, proto in [*self._leaving.items()]:
+            if not entrance.busy:
+                self._gone[Proto(proto)].add(entrance.tally)
+                del self._leaving[entrance]
+
+    def _sums(self) -> Sums:
+        found = {proto: Tally() for proto in self._gone}
+        waiting = 0
+        for proto, tally in self._gone.items():
+            found[proto].add(tally)
+        # Of most ways nobody on this node makes use.
+        used = [(name[2], one) for name, one in self.entrances.items() if one.tally.connections]
+        for number, one in [*used, *((proto, one) for one, proto in self._leaving.items())]:
+            found[Proto(number)].add(one.tally)
+            waiting += len(one.waiting)
+        return Sums(
+            found[TCP],
+            found[UDP],
+            self.streams.shed + self.datagrams.sessions.shed,
+            self.datagrams.lost,
+            len(self.streams.all),
+            waiting,
+            len(self.datagrams.sessions),
+        )
 
     # --- the control process --------------------------------------------------------------
 
@@ -130,7 +194,11 @@ class Worker:
             data = b""
         if not data:
             self.loop.unwatch(self._channel.fileno())
-            self.stop(self._limits.drain)
+            self._unsent = b""
+            if self.succession is None:
+                self.stop(self._limits.drain)
+            else:
+                self.succession.orphaned()
             return
         for order in self._frames.feed(data):
             self.obey(order)
@@ -141,12 +209,14 @@ class Worker:
             self._say(Done(order.number))
         elif isinstance(order, Ask):
             self.streams.count()
-            tallies = [(name, entrance.tally) for name, entrance in self.entrances.items()]
-            shed = self.streams.shed + self.datagrams.sessions.shed
-            sessions, lost = len(self.datagrams.sessions), self.datagrams.lost
-            self._say(Told(order.number, tallies, len(self.streams.all), shed, sessions, lost))
+            self._settle()
+            each = self.entrances.items() if order.ways else ()
+            tallies = [(name, entrance.tally) for name, entrance in each]
+            self._say(Told(order.number, tallies, self._sums()))
         elif isinstance(order, Stop):
             self._say(Done(order.number))
+            if self.succession is not None:
+                self.succession.leave()
             self.stop(order.patience)
 
     def _say(self, answer: Answer) -> None:
@@ -164,21 +234,51 @@ class Worker:
         if self._channel.fileno() in self.loop.handlers:
             self.loop.rewatch(self._channel.fileno(), LEVEL | (EPOLLOUT if self._unsent else 0))
 
+    # --- who comes after --------------------------------------------------------------------
+
+    def memory(self) -> Memory:
+        """Who is to come back to which endpoint."""
+        memory: Memory = []
+        for name, entrance in self.entrances.items():
+            if known := entrance.balancer.known():
+                memory.append((name, [(bytes(client), one, at) for client, one, at in known]))
+        return memory
+
+    def recall(self, memory: Memory) -> None:
+        for name, known in memory:
+            entrance = self.entrances.get(name)
+            if entrance is not None:
+                entrance.balancer.recall((Ip(client), one, at) for client, one, at in known)
+
     # --- the end ------------------------------------------------------------------------
 
     def stop(self, patience: float) -> None:
-        """Take nobody any more; end with the last connection, or after so many seconds."""
-        for listener in self._listeners:
-            listener.close()
-        self._ends_at = self.loop.now + patience
-        self.tick(self.loop.now)
+        """Take nobody any more; end with the last connection, or after so many seconds.
+
+        UDP sessions end with the last of their answers, or with the time that endpoints have which left.
+        """
+        self.close_listeners()
+        now = self.loop.now
+        if self._ends_at is None:
+            self._stopped_at = now
+            self.datagrams.retire()
+        self._ends_at = min(now + patience, inf if self._ends_at is None else self._ends_at)
+        self.tick(now)
 
     def tick(self, now: float) -> None:
         """Look whether this is the end."""
-        if self._ends_at is not None and (now >= self._ends_at or not self.streams.all):
+        if self._ends_at is None:
+            return
+        if len(self.datagrams.sessions) and now >= self._stopped_at + self._limits.drain:
+            self.datagrams.close()
+        if now >= self._ends_at or not (self.streams.all or len(self.datagrams.sessions)):
+            # Who is cut off is to know that it was: the end of a process alone looks like the end of a text.
+            for connection in [*self.streams.all]:
+                connection.obey(connection.stream.shed())
             self.loop.stop()
         else:
-            self.loop.at(now + _LOOK, self)
+            pause = min(_SELDOM, max(_LOOK, (now - self._stopped_at) / _PART))
+            self.loop.at(min(now + pause, self._ends_at), self)
 
 
 def _crashed(handler: Handler) -> None:
@@ -190,7 +290,7 @@ def _crashed(handler: Handler) -> None:
 def main(channel: int, begin: int) -> None:
     """Until told to stop."""
     # A terminal or a service manager may send these to all processes. How long connections may go on is the
-    # control process's to say, which hears them too.
+    # control process's to say, which hears them too. What follows from that is the succession's.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -203,6 +303,8 @@ def main(channel: int, begin: int) -> None:
     for order in more:
         assert isinstance(order, Put)
         worker.put(order.ways)
+    if worker.succession is not None:
+        signal.signal(signal.SIGTERM, worker.succession.terminate)
     # What is there now stays. What comes later names nothing in a circle, so it goes as soon as nobody has
     # it, and no connection ever waits for a collection.
     gc.collect()
@@ -214,6 +316,6 @@ def main(channel: int, begin: int) -> None:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]))
-    # Whoever is still connected is reset or told the end by the kernel; there is nothing to be tidied.
+    # There is nothing to be tidied.
     sys.stderr.flush()
     os._exit(0)
