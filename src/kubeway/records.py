@@ -83,6 +83,20 @@ class AddressesChanged(Record, frozen=True):
         return f"this host's addresses changed: {news}"
 
 
+class FamilyServed(Record, frozen=True):
+    """Whether the relay can be had for IPv6 has changed, or it cannot at the start."""
+
+    served: bool
+
+    def __str__(self) -> str:
+        if self.served:
+            return "IPv6 is enabled on lo: Services of IPv6 are served from now on"
+        return (
+            "IPv6 is disabled on lo (net.ipv6.conf.lo.disable_ipv6), or the kernel has none: "
+            "only Services of IPv4 are served until it is enabled"
+        )
+
+
 # --- from desired to kernel -------------------------------------------------------
 
 

@@ -562,7 +562,7 @@ def test_without_descriptors_the_longest_idle_make_room(three: Three) -> None:
 # --- as a plane -----------------------------------------------------------------------------------
 
 
-def test_the_plane_has_its_first_worker_carry_udp(three: Three) -> None:
+def test_the_plane_has_workers_carry_what_comes_to_their_ports(three: Three) -> None:
     (me, _), (a, b, *_), node, kept, hidden = addresses(False)
     lo = parse_ip("127.0.0.1")
 

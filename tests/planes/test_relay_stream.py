@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from kubeway.model.balances import BALANCES, Balance
+from kubeway.model.links import Neighbours
 from kubeway.planes.relay.entrance import WAITING, Entrance
 from kubeway.planes.relay.objects import Endpoint, Way
 from kubeway.planes.relay.stream import (
@@ -26,13 +27,13 @@ from kubeway.planes.relay.stream import (
     State,
     Stream,
 )
-from kubeway.values import Ip
+from kubeway.values import Ip, parse_prefix
 
 A, B, C, D, E = (Endpoint(Ip(bytes((10, 244, 0, n))), 8080) for n in range(1, 6))
 ALL = (A, B, C, D, E)
 SIDES: tuple[Side, ...] = ("client", "endpoint")
-NODE = Endpoint(Ip(bytes((192, 168, 0, 1))), 8080, itself=True)
 ME = Ip(bytes((10, 244, 1, 9)))
+NEAR = Endpoint(Ip(bytes((10, 244, 1, 7))), 8080, near=Neighbours(parse_prefix("10.244.1.0/24")))
 LIMITS = Limits(half_closed=60.0, drain=100.0)
 
 
@@ -67,7 +68,13 @@ def test_it_connects_joins_half_closes_and_closes() -> None:
 
 @pytest.mark.parametrize(
     ("endpoint", "client", "hidden", "seen"),
-    [(A, ME, False, True), (A, ME, True, False), (A, A.ip, False, False), (NODE, ME, False, False)],
+    [
+        (A, ME, False, True),
+        (A, ME, True, False),
+        (A, A.ip, False, False),
+        (NEAR, ME, False, False),
+        (NEAR, A.ip, False, True),
+    ],
 )
 def test_whose_address_the_endpoint_sees(endpoint: Endpoint, client: Ip, hidden: bool, seen: bool) -> None:
     assert stream(Way((endpoint,)), client, hidden).arrived(0.0) == Connect(endpoint, seen)

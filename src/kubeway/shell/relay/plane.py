@@ -303,7 +303,7 @@ class RelayPlane:
             _given(what, sock, member)
             for what, sockets in self._sockets
             for member, sock in enumerate(sockets)
-            if shared is not None or member == number  # all UDP is the first one's
+            if shared is not None or member == number
         ]
         papers = None if shared is None else shared.papers(number)
         turn = 0 if shared is None else shared.turn
