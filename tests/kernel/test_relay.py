@@ -968,6 +968,24 @@ def test_that_the_control_process_goes_after_it_said_so_is_no_trouble(
     assert capfd.readouterr().err == ""
 
 
+def test_with_patience_nobody_waits_for_an_endpoint_that_nobody_tells_of() -> None:
+    async def story() -> None:
+        alone = RelayPlane([Listening("cluster", False, LO, 0, transparent=False)])
+        (port,) = alone.ports()
+        await alone.write([Change("add", way_key("cluster", LO, TCP, port), None, Way((), hold=3600))])
+        (worker,) = alone.processes
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while not alone.sums().waiting:
+            await alone.ask(30.0)
+        alone.close(patience=3600)
+        with pytest.raises(ConnectionResetError):
+            await reader.read(1)
+        writer.close()
+        assert await asyncio.to_thread(os.waitpid, worker, 0) == (worker, 0)
+
+    played(story)
+
+
 CONTROL = """
 import asyncio
 from kubeway.planes.relay.objects import Endpoint, Way, way_key

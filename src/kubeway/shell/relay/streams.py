@@ -129,6 +129,12 @@ class Streams:
             for stream in ready:
                 of[stream].obey(stream.come(self.loop.now))
 
+    def dismiss(self) -> None:
+        """No endpoint will come for those that wait for one."""
+        for connection in [*self.all]:
+            if connection.stream.state is State.WAITING:
+                connection.obey(connection.stream.shed())
+
     def count(self) -> None:
         """Put down with the ways what was carried until now."""
         for connection in self.all:
