@@ -26,6 +26,7 @@ from kubeway.cli import flags, goflags
 from kubeway.model.config_flags import BY_NAME
 from kubeway.model.configuration import Own
 from kubeway.model.store import Store
+from kubeway.planes.relay.stream import LIMITS
 from kubeway.records import Record
 from kubeway.shell.access_kubeconfig import read_kubeconfig
 from kubeway.shell.apiserver import ApiSource
@@ -119,6 +120,31 @@ NEEDED: dict[str, Needed] = {
     "ipvs": _FOR_LEGACY,
     "userspace": _FOR_LEGACY,
 }
+
+
+@each_of_a_mode
+def test_the_next_pod_comes_before_the_last_one_goes_where_it_can_take_over(
+    mode: str, docs: dict[tuple[str, str], Doc]
+) -> None:
+    spec = docs["DaemonSet", "kube-proxy"]["spec"]
+    update, seconds = spec["updateStrategy"], spec.get("minReadySeconds")
+    if mode != "userspace":
+        assert (update, seconds) == ({"type": "RollingUpdate"}, None)
+        assert "terminationGracePeriodSeconds" not in pod(docs)
+        return
+    assert update == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    # Two Pods of one node cannot both have a port of the host that a container says it has.
+    assert not any("ports" in one for one in (*pod(docs)["containers"], *pod(docs)["initContainers"]))
+    # Its own answer is not heard before the other's port is free.
+    assert seconds > container(docs)["readinessProbe"]["periodSeconds"]
+    assert pod(docs)["terminationGracePeriodSeconds"] == LIMITS.drain
+
+
+def test_where_pods_do_not_come_before_others_go() -> None:
+    docs = chart(
+        apiServer=SERVER, config={"mode": "userspace"}, updateStrategy={"type": "OnDelete"}, surge=None
+    )
+    assert docs["DaemonSet", "kube-proxy"]["spec"]["updateStrategy"] == {"type": "OnDelete"}
 
 
 # --- kustomize ------------------------------------------------------------------------------

@@ -83,6 +83,20 @@ class AddressesChanged(Record, frozen=True):
         return f"this host's addresses changed: {news}"
 
 
+class FamilyServed(Record, frozen=True):
+    """Whether the relay can be had for IPv6 has changed, or it cannot at the start."""
+
+    served: bool
+
+    def __str__(self) -> str:
+        if self.served:
+            return "IPv6 is enabled on lo: Services of IPv6 are served from now on"
+        return (
+            "IPv6 is disabled on lo (net.ipv6.conf.lo.disable_ipv6), or the kernel has none: "
+            "only Services of IPv4 are served until it is enabled"
+        )
+
+
 # --- from desired to kernel -------------------------------------------------------
 
 
@@ -496,6 +510,15 @@ class Succeeded(Record, frozen=True):
 
     def __str__(self) -> str:
         return "relay: a successor took over; nothing is written here any more, connections go on"
+
+
+class Outlasted(Record, frozen=True):
+    """So many processes carry connections yet, and would end with this one, which waits for them."""
+
+    workers: int
+
+    def __str__(self) -> str:
+        return f"relay: the container ends with the last that carry connections, {self.workers} yet"
 
 
 # --- metrics and events -------------------------------------------------------------

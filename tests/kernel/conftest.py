@@ -15,7 +15,8 @@ import pytest
 from kubeway.lab.host import LabError
 from kubeway.lab.topology import Lab
 from tests.kernel.place import Place
-from tests.kernel.remains import end_workers, nothing_remains
+from tests.kernel.remains import nothing_remains, succeed_nobody
+from tests.kernel.workers import end_workers
 
 MANY_ERRORS = {"net.ipv4.icmp_msgs_per_sec": 1_000_000, "net.ipv4.icmp_msgs_burst": 100_000}
 """A host sends some 50 ICMP errors of both families at once (icmp_global_allow), and we ask for more."""
@@ -60,7 +61,10 @@ def lab() -> Iterator[Lab]:
         # Kernels that have this for the whole machine only leave it as it is.
         with suppress(LabError):
             lab.node.sysctl(MANY_ERRORS)
-        yield lab
+        try:
+            yield lab
+        finally:
+            end_workers(lab.node.net)
 
 
 @pytest.fixture
@@ -85,7 +89,7 @@ def tidy(lab: Lab) -> None:
     """Nothing of a proxy is left in the node, and nobody asks for Services, whatever became of the test."""
     for host in lab.hosts():
         host.quiet()
-    end_workers(lab.node)
+    succeed_nobody(lab.node)
     bare(lab)
     nothing_remains(lab.node)
 

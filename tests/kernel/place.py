@@ -93,14 +93,14 @@ class Place:
         fresh.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
         fresh.replace(self.manifests / name)
 
-    def run(self, *flags: str, way: Way | None = None) -> Proxy:
-        """A proxy in the place's way, or in this one."""
+    def run(self, *flags: str, way: Way | None = None, within: Sequence[str] = ()) -> Proxy:
+        """A proxy in the place's way, or in this one; `within` the command that runs it."""
         self.log += 1
         wanted = {"cluster-cidr": "10.244.0.0/16", **(way or self.way).flags}
         said = {flag.removeprefix("--").partition("=")[0] for flag in flags}
         words = [f"--{name}={text}" for name, text in wanted.items() if name not in said]
         words += flags
-        return Proxy(self.lab.node, self.manifests, self.folder / f"log-{self.log}", words)
+        return Proxy(self.lab.node, self.manifests, self.folder / f"log-{self.log}", words, within=within)
 
     def start(self, host: Host, code: str, *arguments: object) -> Callable[[], int]:
         """Run a program; returns how many lines it has printed, and fails if it ended."""
@@ -122,8 +122,8 @@ class Place:
             process.wait()
 
 
-def until(what: str, check: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE
+def until(what: str, check: Callable[[], object], seconds: float = PATIENCE) -> None:
+    end = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < end, what
         time.sleep(0.01)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 import struct
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -19,6 +18,7 @@ from kubeway.shell.relay.listeners import Listening
 from kubeway.shell.relay.plane import RelayPlane
 from kubeway.values import TCP, parse_ip
 from tests.kernel.netns import inside
+from tests.kernel.workers import end_workers, is_worker, workers
 
 LO: Final = parse_ip("127.0.0.1")
 PATIENCE: Final = 60.0
@@ -59,59 +59,21 @@ def played(story: Callable[[], Awaitable[T]]) -> T:
 def without_workers(work: Callable[[], T]) -> T:
     """What `work` returns; that has to leave no worker in this network namespace. Failing, it leaves none,
     either."""
-    here = Path("/proc/thread-self/ns/net")
     try:
         found = work()
         end = time.monotonic() + PATIENCE
-        while left := workers(here):
+        while left := workers():
             assert time.monotonic() < end, f"workers that do not end: {left}"
             time.sleep(0.02)
         return found
     finally:
-        end_workers(here)
+        end_workers()
 
 
-def workers(net: Path) -> list[int]:
-    """The worker processes in a network namespace, whosever they are."""
-    where = os.stat(net).st_ino
-    return sorted(
-        int(path.name)
-        for path in Path("/proc").glob("[0-9]*")
-        if "relay.worker" in command(path.name) and _namespace(path / "ns/net") == where
-    )
-
-
-def _namespace(net: Path) -> int:
-    try:
-        return os.stat(net).st_ino
-    except OSError:
-        return 0
-
-
-def end_workers(net: Path) -> None:
-    """Nobody may come after a test."""
-    for pid in workers(net):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    while workers(net):
-        time.sleep(0.01)
-
-
-def children() -> set[str]:
-    """Processes of ours that live, zombies too."""
-    return {
-        child
-        for path in Path(f"/proc/{os.getpid()}/task").glob("*/children")
-        for child in path.read_text().split()
-        if "relay.worker" in command(child)
-    }
-
-
-def command(pid: str) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-    except OSError:
-        return ""
+def children() -> set[int]:
+    """Workers that are children of this process."""
+    told = (path.read_text() for path in Path(f"/proc/{os.getpid()}/task").glob("*/children"))
+    return {pid for text in told for pid in map(int, text.split()) if is_worker(pid)}
 
 
 class Relay:

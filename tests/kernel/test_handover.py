@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 import pytest
 
@@ -25,12 +24,12 @@ from kubeway.shell.relay.handover import NAME, ask, end, open_desk
 from kubeway.shell.relay.plane import RelayPlane
 from kubeway.values import TCP
 from tests.kernel.netns import needs_root
-from tests.kernel.relays import LO, Streams, named, played, serve, until, workers
+from tests.kernel.relays import LO, Streams, named, played, serve, until
 from tests.kernel.successions import LISTENING, Control, control
+from tests.kernel.workers import memory, processor_time, workers
 
 pytestmark = [pytest.mark.kernel, needs_root]
 
-HERE = Path("/proc/thread-self/ns/net")
 ANYBODY = 65534
 BLOCK = 50_000
 
@@ -137,7 +136,7 @@ async def running(*endpoints: Endpoint, **wanted: object) -> AsyncIterator[Contr
 
 
 async def gone(*pids: int) -> None:
-    await until(lambda: not set(pids) & set(workers(HERE)))
+    await until(lambda: not set(pids) & set(workers()))
 
 
 # --- one after the other --------------------------------------------------------------------
@@ -169,10 +168,10 @@ def test_nobody_is_refused_and_nothing_breaks(number: int, before: int, after: i
                 await clients.goes_on(200, "b")
                 assert clients.served["a"] == settled
                 # Those that stay are the first one's, still.
-                assert set(workers(HERE)) > set(second.workers)
+                assert set(workers()) > set(second.workers)
                 assert len(second.workers) == after
             await gone(*first.workers)
-            assert set(workers(HERE)) == set(second.workers)
+            assert set(workers()) == set(second.workers)
             assert [one["record"] for one in second.told if "record" in one] == ["ListenersInherited"]
             await second.end()
             assert end(led=False)
@@ -192,7 +191,7 @@ def test_one_after_the_other_many_times() -> None:
                     last = await (await stack.enter_async_context(control(one, workers=1 + number % 3))).up()
                     await clients.goes_on(30, "bcdefgh"[number])
                     await before.end((signal.SIGTERM, signal.SIGKILL)[number % 2])
-            await until(lambda: set(workers(HERE)) == set(last.workers))
+            await until(lambda: set(workers()) == set(last.workers))
         assert end(led=False)
 
     played(story)
@@ -245,17 +244,6 @@ def test_one_client_comes_to_one_worker_after_it_too() -> None:
 # --- without a control process --------------------------------------------------------------
 
 
-def cpu(pid: int) -> float:
-    """Seconds of processor time."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def memory(pid: int) -> int:
-    """Bytes."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def test_orphans_serve_and_otherwise_do_nothing() -> None:
     async def story() -> None:
         async with control(await serve(named("a")), workers=2) as first:
@@ -264,10 +252,10 @@ def test_orphans_serve_and_otherwise_do_nothing() -> None:
             await stays[0].readline()
             await first.end(signal.SIGKILL)
             await asyncio.sleep(1)
-            began, used = time.monotonic(), {pid: (cpu(pid), memory(pid)) for pid in first.workers}
+            began, used = time.monotonic(), {pid: (processor_time(pid), memory(pid)) for pid in first.workers}
             await asyncio.sleep(4)
             for pid, (seconds, held) in used.items():
-                assert cpu(pid) - seconds <= 0.02 * (time.monotonic() - began)
+                assert processor_time(pid) - seconds <= 0.02 * (time.monotonic() - began)
                 assert memory(pid) - held < 1 << 20
             for number in range(1, 20):
                 assert await said(await dial(first.port, f"127.0.7.{number}")) == "a"
@@ -292,10 +280,10 @@ def test_those_that_are_left_do_without_control_and_idle_while_they_end() -> Non
             async with running(b):
                 for number in range(1, 20):
                     assert await said(await dial(first.port, f"127.0.7.{number}")) == "b"
-                began, used = time.monotonic(), {pid: cpu(pid) for pid in first.workers}
+                began, used = time.monotonic(), {pid: processor_time(pid) for pid in first.workers}
                 await asyncio.sleep(4)
                 for pid, seconds in used.items():
-                    assert cpu(pid) - seconds <= 0.02 * (time.monotonic() - began)
+                    assert processor_time(pid) - seconds <= 0.02 * (time.monotonic() - began)
                 for reader, writer in stays:
                     writer.write(b"still\n")
                     assert await reader.readline() == b"still\n"
@@ -439,7 +427,7 @@ def test_a_successor_that_dies_before_it_takes_over_has_changed_nothing(number: 
             async with load(first.port) as clients:
                 async with control(b, workers=3, dies="before") as second:
                     await second.process.wait()
-                await until(lambda: set(workers(HERE)) == set(first.workers))
+                await until(lambda: set(workers()) == set(first.workers))
                 await clients.goes_on(200)
                 assert set(clients.served) == {"a"}
                 async with control(b, workers=2) as third:
@@ -484,7 +472,7 @@ def test_of_two_successors_the_slower_one_succeeds_the_faster_one() -> None:
                     await clients.goes_on(name=name)
                 await first.until("record", "Succeeded")
                 await second.until("record", "Succeeded")
-            await until(lambda: set(workers(HERE)) == set(third.workers))
+            await until(lambda: set(workers()) == set(third.workers))
         assert end(led=False)
 
     played(story)
@@ -514,7 +502,7 @@ def test_of_another_version_listeners_are_opened_beside_and_the_others_end() -> 
 
 
 STRANGER = """
-import os, socket, sys
+import array, contextlib, os, socket, sys, msgspec
 os.setuid(65534)
 sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 if sys.argv[1] == "asks":
@@ -525,7 +513,13 @@ else:
     sock.bind("\\0kubeway-relay")
     sock.listen(8)
     print("up", flush=True)
-    sys.stdin.read()
+    while True:
+        with open("/proc/self/comm", "r") as file, sock.accept()[0] as who:
+            hand = msgspec.msgpack.encode({"version": 7, "descriptors": 3, "led": False})
+            rights = array.array("i", [file.fileno()] * 3)
+            who.sendmsg([hand], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+            with contextlib.suppress(OSError):
+                who.recv(1)
 """
 
 
@@ -556,6 +550,8 @@ def test_from_strangers_nothing_is_taken() -> None:
                     f"it is user {ANYBODY}'s"
                 ]
                 assert await said(await dial(first.port)) == "a"
+                with pytest.raises(Lost, match="no flag"):
+                    end(led=True)
                 await first.end()
                 await refused(first.port)  # nobody could succeed them, so they do not stay
                 await gone(*first.workers)

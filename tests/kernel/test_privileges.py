@@ -28,6 +28,7 @@ from tests.kernel.conftest import reason_to_skip
 from tests.kernel.play import NFTABLES, WAYS, Way
 from tests.kernel.privileges import ANYBODY, Given, as_anybody, as_root, in_the_container, in_the_unit
 from tests.kernel.test_leftovers import KUBE_PROXY, OTHERS
+from tests.kernel.workers import end_workers, workers
 from tests.test_deploy import CONFIG, FOR_LEGACY, FOR_USERSPACE, ROOT, container, overlay, pod
 
 pytestmark = pytest.mark.kernel
@@ -62,6 +63,7 @@ def host() -> Iterator[Host]:
         host.ip(["link set lo up"])
         yield host
     finally:
+        end_workers(host.net)
         host.close()
 
 
@@ -110,6 +112,14 @@ def kubeway(
         process.kill()
         process.wait()
     assert "Traceback" not in log.read_text()
+
+
+def can_start_another(given: Given) -> None:
+    """Skip where this Python, run so, cannot run itself."""
+    again = "import subprocess, sys; subprocess.run([sys.executable, '-c', ''], check=True)"
+    words = [*given.words, sys.executable, "-c", again]
+    if subprocess.run(words, capture_output=True, check=False).returncode:
+        pytest.skip("this Python is not to be run by other users")
 
 
 def running(manifests: Path, way: Way, *flags: str) -> list[str]:
@@ -243,15 +253,32 @@ def test_the_relays_worker_gets_along_with_two_capabilities(
 ) -> None:
     log = tmp_path / "log"
     assert given().capabilities == (ADMIN, RAW)
-    again = "import subprocess, sys; subprocess.run([sys.executable, '-c', ''], check=True)"
-    words = [*given().words, sys.executable, "-c", again]
-    if subprocess.run(words, capture_output=True, check=False).returncode:
-        pytest.skip("this Python is not to be run by other users")
+    can_start_another(given())
     with kubeway(host, given(), log, running(manifests, USERSPACE)) as process:
         until_ready(host, process, log)
         # Its socket for answers has an address that nobody has (RFC 7600), and UDP's number for a port.
         until(lambda: "080000C0:0011" in host.run(["cat", "/proc/net/raw"]).stdout, log)
         assert "relay worker" not in log.read_text()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [partial(in_the_container, "userspace"), partial(in_the_unit, FOR_USERSPACE)],
+    ids=["container", "unit"],
+)
+def test_a_restart_takes_no_more_than_that(
+    given: Callable[[], Given], host: Host, manifests: Path, tmp_path: Path
+) -> None:
+    """Listeners are handed over; and root ends who lives on, whosever they are."""
+    can_start_another(given())
+    for number in (1, 2):
+        log = tmp_path / f"log-{number}"
+        with kubeway(host, given(), log, running(manifests, USERSPACE)) as process:
+            until_ready(host, process, log)
+            until(lambda: len(workers(host.net)) == 1, log)
+    assert "takes over" in log.read_text()
+    assert "the relay's workers" in host.run([sys.executable, "-m", "kubeway", "cleanup"]).stdout
+    until(lambda: not workers(host.net), log)
 
 
 # --- least --------------------------------------------------------------------------------

@@ -278,6 +278,54 @@ def test_a_reset_of_the_endpoint_reaches_the_client() -> None:
     played(story)
 
 
+@pytest.mark.parametrize("size", [10, 300_000])
+def test_a_reset_that_comes_with_data_is_no_end(size: int) -> None:
+    """Else a text that broke off would look like a whole one."""
+    ends: list[str] = []
+    pids: list[int] = []
+
+    async def breaks_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1)
+        send_and_reset(writer)
+
+    def send_and_reset(writer: asyncio.StreamWriter) -> None:
+        for pid in pids:  # so that it is told of both at once
+            os.kill(pid, signal.SIGSTOP)
+        os.write(writer.get_extra_info("socket").fileno(), noise(size)[:size])  # as much as is taken
+        reset(writer)
+        for pid in pids:
+            asyncio.get_running_loop().call_later(0.05, os.kill, pid, signal.SIGCONT)
+
+    async def listens(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            writer.write(b"hi")
+            while await reader.read(MB):
+                pass
+            ends.append("end")
+        except ConnectionResetError:
+            ends.append("reset")
+
+    async def story() -> None:
+        with relay() as here:
+            await here.put(Way((await serve(breaks_off),)))
+            pids.extend(here.plane.processes)
+            for _ in range(3):
+                reader, writer = await here.dial()
+                writer.write(b"x")
+                with pytest.raises(ConnectionResetError):
+                    await hashed(reader)
+                writer.close()
+            await here.put(Way((await serve(listens),)))
+            for number in range(1, 4):
+                reader, writer = await here.dial()
+                assert await reader.readexactly(2) == b"hi"
+                send_and_reset(writer)
+                await until(lambda n=number: len(ends) == n)  # type: ignore[misc]
+            assert set(ends) == {"reset"}
+
+    played(story)
+
+
 @pytest.mark.parametrize("way", [None, Way(()), "dead"])
 def test_whom_nobody_serves_is_reset(way: Way | str | None) -> None:
     async def story() -> None:

@@ -467,6 +467,44 @@ def test_sessions_end_in_time_and_leave_nothing(three: Three) -> None:
         relay.close()
 
 
+def test_who_has_a_successor_delivers_last_answers_and_hears_no_client(three: Three) -> None:
+    (me, _), (a, *_), _, kept, _ = addresses(False)
+    relay = Relay(three, Sessions(first=1.0, idle=60.0))
+    relay.way(kept, 5300, a)
+    data = bytes(800) * 40
+
+    def hand_over() -> None:
+        for listener in relay.listeners:
+            listener.close()
+        relay.datagrams.retire()
+
+    try:
+        with three.client.udp(me) as client, three.server.udp(a, 5300) as endpoint:
+            for sock in client, endpoint:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            seen = exchange(client, (kept, 5300), endpoint)
+            line = relay.running.tell(lambda: next(iter(relay.sessions)).line)
+            for _ in range(6):
+                train(endpoint, data, 800, seen)
+                for _ in range(40):
+                    assert client.recv(2000) == data[:800]
+                exchange(client, (kept, 5300), endpoint)
+            assert line._face is not None, "there is no second socket that the client could reach"
+            relay.running.tell(hand_over)
+            endpoint.sendto(b"a late answer", seen)
+            assert client.recvfrom(100)[0] == b"a late answer"
+            train(endpoint, data, 800, seen)
+            for _ in range(40):
+                assert client.recv(2000) == data[:800]
+            client.sendto(b"to the successor", (kept, 5300))
+            endpoint.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                endpoint.recv(100)
+            until(lambda: relay.running.tell(lambda: relay.datagrams.open) == 0)
+    finally:
+        relay.close()
+
+
 def test_thousands_of_sessions_and_never_more_than_the_bound(three: Three) -> None:
     (me, _), (a, *_), _, kept, _ = addresses(False)
     relay = Relay(three, Sessions(most=1500))
@@ -524,7 +562,7 @@ def test_without_descriptors_the_longest_idle_make_room(three: Three) -> None:
 # --- as a plane -----------------------------------------------------------------------------------
 
 
-def test_the_plane_has_its_first_worker_carry_udp(three: Three) -> None:
+def test_the_plane_has_workers_carry_what_comes_to_their_ports(three: Three) -> None:
     (me, _), (a, b, *_), node, kept, hidden = addresses(False)
     lo = parse_ip("127.0.0.1")
 

@@ -23,6 +23,7 @@ from kubeway.lab import kernel
 from kubeway.lab.host import Answer
 from kubeway.lab.topology import Lab
 from kubeway.model.forward import Endpoint, Forward, Frontend, FrontendKind, ServicePortName
+from kubeway.model.links import Links
 from kubeway.model.node import Detector, FamilyView, NodeView
 from kubeway.model.packet import DROP, PASS, REJECT, Fate, Fates, Packet
 from kubeway.modes.userspace import USERSPACE
@@ -34,10 +35,12 @@ from kubeway.program.link import Linker
 from kubeway.program.plan import diff, steps
 from kubeway.program.plane import Mode
 from kubeway.program.program import Key, Object
+from kubeway.shell.addresses import local_addresses
 from kubeway.shell.ipset_plane import IpsetPlane
 from kubeway.shell.leftovers import remove
 from kubeway.shell.link_plane import LinkPlane
 from kubeway.shell.nft import NftPlane
+from kubeway.shell.surroundings import Surroundings
 from kubeway.shell.xtables_legacy import XtLegacyPlane
 from kubeway.values import SCTP, TCP, UDP, Ip, Proto, parse_ip, parse_prefix, show_ip
 from tests.kernel.netns import needs_root
@@ -83,7 +86,14 @@ def view(lab: Lab, **changes: object) -> NodeView:
             addresses=frozenset(ip for ip in addresses if len(ip) == (4 if family == 4 else 16)),
         )
 
-    return replace(NodeView(of(4), of(6), relayed=True), **changes)
+    links = within(lab, surroundings)
+    assert links.families == {4, 6}
+    return replace(NodeView(of(4), of(6), relayed=True, bridged=links.bridged), **changes)
+
+
+def surroundings() -> Links:
+    with closing(Surroundings()) as one:
+        return one.look(local_addresses())
 
 
 PLACES = {"a": "10.244.1.11", "x": "10.244.1.41", "ra": "10.244.2.11", "node": at.NODE}

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from kubeway.model.addresses import is_loopback
+from kubeway.model.links import Links, Neighbours
 from kubeway.model.node import Ipvs
 from kubeway.model.packet import REJECT, Fates, Packet
 from kubeway.model.schedulers import SCHEDULERS
@@ -25,6 +26,7 @@ from kubeway.modes.userspace.legacy import USERSPACE_LEGACY
 from kubeway.program.link import Linker
 from kubeway.program.plane import Mode
 from kubeway.program.program import Key, Object
+from kubeway.values import parse_prefix
 from tests.worlds import OPTIONS, World, packet, packets, service_docs, world, worlds
 
 MODES: Final[Mapping[str, Mode]] = {
@@ -108,6 +110,35 @@ def test_who_was_sent_to_this_node_itself_is_not_asked_at_its_door(mode: Mode) -
     (fate,) = w.oracle.fates(sent)
     assert fate.verdict == "endpoint"
     assert list(mode.fates(program(w, mode), w.view, sent)) == [fate]
+
+
+@pytest.mark.parametrize(
+    ("client", "hidden"),
+    [("10.244.1.7", True), ("10.244.1.9", False), ("10.244.2.7", False)],
+    ids=["neighbour", "excepted", "elsewhere"],
+)
+def test_who_would_be_answered_past_this_node_is_hidden(client: str, hidden: bool) -> None:
+    near = Neighbours(parse_prefix("10.244.1.0/24"), (parse_prefix("10.244.1.9/32"),))
+    docs = service_docs("shop/a:http", vip="10.96.0.1", endpoints=1)
+    w = world(docs, links=Links(neighbours=(near,))).in_mode("userspace")
+    sent = packet(client, "10.96.0.1:80", iif="cni0")
+    (fate,) = w.oracle.fates(sent)
+    assert (fate.verdict, fate.masquerade) == ("endpoint", hidden)
+    assert list(USERSPACE.fates(program(w, USERSPACE), w.view, sent)) == [fate]
+    (elsewhere,) = world(docs, links=w.links).oracle.fates(sent)
+    assert not elsewhere.masquerade
+
+
+def test_of_a_family_that_the_node_cannot_hand_to_itself_nothing_is_done() -> None:
+    docs = service_docs("shop/a:http", vip="10.96.0.1") + service_docs("shop/b:http", vip="fd00:10:96::1")
+    w = world(docs, links=Links(families=frozenset((4,)))).in_mode("userspace")
+    objects = program(w, USERSPACE)
+    assert not any(key.name[0] in ("ip6", 6) for key in objects)
+    four, six = packet("10.244.2.7", "10.96.0.1:80"), packet("fd00:10:244:2::7", "[fd00:10:96::1]:80")
+    for sent, verdict in ((four, "endpoint"), (six, "pass")):
+        (fate,) = w.oracle.fates(sent)
+        assert fate.verdict == verdict
+        assert list(USERSPACE.fates(objects, w.view, sent)) == [fate]
 
 
 @pytest.mark.parametrize("policy", ["Cluster", "Local"])

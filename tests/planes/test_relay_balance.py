@@ -285,3 +285,42 @@ def test_without_demotion_a_failure_changes_nothing() -> None:
     demoting.failed(A, 0.0)
     demoting.become(Way((A, B)))
     assert [one(demoting), one(demoting)] == [A, B]
+
+
+# --- what another one remembered --------------------------------------------------------------
+
+
+def test_who_was_sent_where_is_taken_over() -> None:
+    before, after = Balancer(Way((A, B, C), affinity=10)), Balancer(Way((B, C, D), affinity=10))
+    met = {who: one(before, client(who), float(who)) for who in range(6)}
+    one(after, client(50), 6.5)
+    assert one(after, client(4), 7.0) != met[4]  # it came to the new one meanwhile
+    moved = after.known()[-1]
+    after.recall(before.known())
+    known = {who: (to, at) for who, to, at in after.known()}
+    for who, to in met.items():
+        if who == 4:
+            assert known[client(4)] == moved[1:]
+        elif to == A:
+            assert client(who) not in known
+        else:
+            assert known[client(who)] == (to, float(who))
+    # They are forgotten in time as ever: who came longest ago is first.
+    assert [at for _, _, at in after.known()] == sorted(at for _, at in known.values())
+    one(after, client(99), 13.5)
+    assert client(3) not in {who for who, _, _ in after.known()}
+    assert one(after, client(5), 14.0) == met[5]
+
+
+def test_without_affinity_nothing_is_taken_over() -> None:
+    balancer = Balancer(Way((A, B)))
+    balancer.recall([(ME, A, 1.0)])
+    assert balancer.known() == []
+
+
+def test_of_too_many_the_latest_are_taken_over() -> None:
+    balancer = Balancer(Way((A,), affinity=10))
+    balancer.recall([(client(number), A, float(number)) for number in range(REMEMBERED + 3)])
+    known = balancer.known()
+    assert len(known) == REMEMBERED
+    assert known[0] == (client(3), A, 3.0)

@@ -11,10 +11,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from kubeway.model.links import Neighbours
 from kubeway.planes.relay.datagram import PORTS, Session, Sessions
 from kubeway.planes.relay.entrance import Entrance
 from kubeway.planes.relay.objects import Endpoint, Way
-from kubeway.values import Ip
+from kubeway.values import Ip, host_prefix
 
 ENDPOINTS = tuple(Endpoint(Ip(bytes((10, 244, 0, n))), 53) for n in range(1, 6))
 A, B, C = ENDPOINTS[:3]
@@ -273,10 +274,11 @@ def test_a_port_is_free_again_and_the_same_one_does_for_another_endpoint() -> No
     [
         (A, False, True),
         (A, True, False),
-        (Endpoint(A.ip, 1, itself=True), False, False),
+        (Endpoint(A.ip, 1, near=Neighbours(host_prefix(ME))), False, False),
+        (Endpoint(A.ip, 1, near=Neighbours(host_prefix(A.ip))), False, True),
         (Endpoint(ME, 53), False, False),
     ],
-    ids=["kept", "hidden", "itself", "hairpin"],
+    ids=["kept", "hidden", "near", "near others", "hairpin"],
 )
 def test_who_sees_the_client(endpoint: Endpoint, hidden: bool, seen: bool) -> None:
     play = Play(endpoint)

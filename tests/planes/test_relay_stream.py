@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from kubeway.model.balances import BALANCES, Balance
+from kubeway.model.links import Neighbours
 from kubeway.planes.relay.entrance import WAITING, Entrance
 from kubeway.planes.relay.objects import Endpoint, Way
 from kubeway.planes.relay.stream import (
@@ -26,13 +27,13 @@ from kubeway.planes.relay.stream import (
     State,
     Stream,
 )
-from kubeway.values import Ip
+from kubeway.values import Ip, parse_prefix
 
 A, B, C, D, E = (Endpoint(Ip(bytes((10, 244, 0, n))), 8080) for n in range(1, 6))
 ALL = (A, B, C, D, E)
 SIDES: tuple[Side, ...] = ("client", "endpoint")
-NODE = Endpoint(Ip(bytes((192, 168, 0, 1))), 8080, itself=True)
 ME = Ip(bytes((10, 244, 1, 9)))
+NEAR = Endpoint(Ip(bytes((10, 244, 1, 7))), 8080, near=Neighbours(parse_prefix("10.244.1.0/24")))
 LIMITS = Limits(half_closed=60.0, drain=100.0)
 
 
@@ -67,7 +68,13 @@ def test_it_connects_joins_half_closes_and_closes() -> None:
 
 @pytest.mark.parametrize(
     ("endpoint", "client", "hidden", "seen"),
-    [(A, ME, False, True), (A, ME, True, False), (A, A.ip, False, False), (NODE, ME, False, False)],
+    [
+        (A, ME, False, True),
+        (A, ME, True, False),
+        (A, A.ip, False, False),
+        (NEAR, ME, False, False),
+        (NEAR, A.ip, False, True),
+    ],
 )
 def test_whose_address_the_endpoint_sees(endpoint: Endpoint, client: Ip, hidden: bool, seen: bool) -> None:
     assert stream(Way((endpoint,)), client, hidden).arrived(0.0) == Connect(endpoint, seen)
@@ -240,7 +247,7 @@ def test_one_that_leaves_while_it_is_tried_is_given_up_for_another() -> None:
     assert one.arrived(0.0) == Connect(A, True)
     assert entrance.become(Way((B, C))) == {A}
     assert one.left(0.1) in (Connect(B, True), Connect(C, True))
-    assert one.due == 0.1 + RUNGS[1]
+    assert one.due == 0.1 + RUNGS[0]
     assert one.connected(0.2) == JOIN
     assert one.due == inf
     assert (entrance.balancer.load(A), entrance.tally.retried) == (0, 1)
@@ -253,7 +260,7 @@ def test_all_that_leave_while_they_are_tried_are_given_up_for_the_one_that_came(
     assert one.failed(0.01) == Connect(B, True)
     entrance.become(Way((C,)))
     assert one.left(0.1) == Connect(C, True)
-    assert one.due == 0.1 + sum(RUNGS[2:])
+    assert one.due == 0.1 + sum(RUNGS[1:])
     assert one.failed(0.2) == ABORT
 
 
@@ -270,16 +277,17 @@ def test_where_nobody_takes_its_place_one_that_leaves_is_tried_on() -> None:
         assert one.due == (100.1 if B in gone else inf)
 
 
-def test_no_more_than_four_are_tried_however_many_come_and_go() -> None:
+def test_who_leaves_is_not_one_of_the_four_that_are_tried() -> None:
     entrance = Entrance(Way((A,)))
     one = stream(entrance)
     assert one.arrived(0.0) == Connect(A, True)
-    for number, endpoint in enumerate((B, C, D), 1):
+    for number, endpoint in enumerate((B, C, D, E, A), 1):
         entrance.become(Way((endpoint,)))
         assert one.left(float(number)) == Connect(endpoint, True)
-    entrance.become(Way((E,)))
-    assert one.left(4.0) == WAIT
-    assert one.failed(5.0) == ABORT
+    entrance.become(Way((A, B, C, D, E)))
+    for endpoint in (B, C, D):
+        assert one.failed(6.0) == Connect(endpoint, True)
+    assert one.failed(6.0) == ABORT
 
 
 @pytest.mark.parametrize("affinity", [0, 100])

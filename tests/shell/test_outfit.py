@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from kubeway.planes.memory import MemoryPlane
 from kubeway.planes.relay.datagram import IDLE
 from kubeway.planes.relay.stream import Limits
 from kubeway.program.link import Linker
-from kubeway.shell import ipset_plane, ipvs_plane, kernel, leftovers, link_plane, outfit, steering
+from kubeway.program.program import Change, Key
+from kubeway.shell import ipset_plane, ipvs_plane, kernel, leftovers, link_plane, outfit, steering, surroundings
 from kubeway.shell import nft as nft_plane
 from kubeway.shell.compound import Compound
 from kubeway.shell.kernel import release
@@ -82,6 +84,8 @@ def test_the_relay_is_told_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(RelayPlane, "__init__", lambda self, *_, **words: told.update(words))
     monkeypatch.setattr(link_plane, "LinkPlane", lambda objects: MemoryPlane(sysctl))
     monkeypatch.setattr(nft_plane, "NftPlane", lambda origin, objects: MemoryPlane(sysctl))
+    monkeypatch.setattr(nft_plane, "probe_spreading", lambda: "")
+    monkeypatch.setattr(surroundings, "Surroundings", lambda: None)
     options = Options(mode="userspace", relay_workers=3)
 
     def ask(relaying: Relaying) -> dict[str, Any]:
@@ -210,6 +214,18 @@ def test_bridges_that_ask_the_rules_are_told_of(tmp_path: Path) -> None:
     assert steering.asking(tmp_path) == ("net.bridge.bridge-nf-call-ip6tables",)
 
 
+def test_several_workers_need_a_kernel_that_can_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nft_plane, "probe_steering", lambda: "")
+    monkeypatch.setattr(nft_plane, "probe_spreading", lambda: "no hash")
+    monkeypatch.setattr(replies, "probe", lambda: "")
+    monkeypatch.setattr(RelayPlane, "__init__", _never)
+    with pytest.raises(Unsupported, match=r"^mode userspace: no hash$"):
+        asked = Options(mode="userspace", relay_workers=2, steering="nft")
+        outfit.outfit(asked, Linker(), lambda record: None)
+    with pytest.raises(AssertionError, match="it listens"):  # of one worker nobody has to be chosen
+        outfit.outfit(Options(mode="userspace", relay_workers=1), Linker(), lambda record: None)
+
+
 def _never(*_: object, **__: object) -> None:
     raise AssertionError("it listens")
 
@@ -246,7 +262,8 @@ def test_rules_that_the_kernel_does_not_take_are_named(
     ("number", "said"),
     [
         (errno.EPERM, "UDP clients can only be answered with CAP_NET_RAW: run as root"),
-        (errno.EAFNOSUPPORT, "UDP clients of IPv6 cannot be answered: "),
+        (errno.EACCES, "UDP clients of IPv6 cannot be answered: "),
+        (errno.EAFNOSUPPORT, ""),  # where there is no IPv6, nobody asks by it
         (0, ""),
     ],
 )
@@ -292,6 +309,36 @@ def test_who_looks_after_planes_is_told_the_first_time_that_one_asks_for() -> No
 
 def test_planes_in_which_nothing_goes_on_are_left_alone() -> None:
     assert Compound({"b": MemoryPlane(sysctl)}).tend(3.0) == inf
+
+
+class Standing(MemoryPlane):
+    def __init__(self, told: list[str]) -> None:
+        super().__init__(sysctl)
+        self._told = told
+
+    async def stand(self) -> None:
+        self._told.append("stands")
+
+    async def write(self, changes: Sequence[Change]) -> None:
+        self._told.append("written")
+
+
+class Told(MemoryPlane):
+    def __init__(self, told: list[str]) -> None:
+        super().__init__(sysctl)
+        self._told = told
+
+    async def write(self, changes: Sequence[Change]) -> None:
+        self._told.append("led to")
+
+
+def test_what_is_led_to_is_at_work_before_anything_leads_there() -> None:
+    told: list[str] = []
+    plane = Compound({"relay": Standing(told), "nft": Told(told)})
+    asyncio.run(plane.write([Change("add", Key("nft", "table", ()), None, object())]))
+    assert told == ["stands", "led to"]
+    asyncio.run(plane.write([Change("add", Key("relay", "way", ()), None, object())]))
+    assert told[2:] == ["written"]
 
 
 # --- what is left of ipvs mode, where there is no ipvs ------------------------------------

@@ -126,6 +126,11 @@ class Host:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def net(self) -> Path:
+        """Its network namespace, as a path."""
+        return Path(f"/proc/{self.pid}/ns/net")
+
     def settle(self) -> None:
         """Wait until the namespace is there."""
         self._reply()

@@ -24,6 +24,7 @@ class Proxy:
     """`kubeway run`, from here to the end of the `with`; its output goes to the file `log`.
 
     `source` is where it hears of the cluster, and `kind` the flag for that: manifests or kubeconfig.
+    `within`: words of a command that runs it.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Proxy:
         flags: Sequence[str] = (),
         name: str = "node1",
         kind: str = "manifests",
+        within: Sequence[str] = (),
     ) -> None:
         self._node = node
         self._log = log
@@ -41,6 +43,7 @@ class Proxy:
         with log.open("wb") as out:
             self._process = node.popen(
                 [
+                    *within,
                     *KUBEWAY,
                     "run",
                     f"--{kind}={source}",
@@ -84,6 +87,19 @@ class Proxy:
             return self._node.fetch(*HEALTH, "/readyz", wait=2).status == 200
         except LabError:
             return False
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def wait(self, limit: float = 20.0) -> int:
+        """Its exit code, when it has ended by itself."""
+        return self._process.wait(limit)
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        self._process.kill()
+        self._process.wait()
 
     def stop(self, limit: float = 20.0) -> int:
         """Ask it to end (SIGTERM); its exit code, or LabError if it had to be killed."""

@@ -61,7 +61,10 @@ def remove(keep: frozenset[str] = frozenset(), *, everybodys: bool) -> list[str]
             problems.append(f"{holder}: {error}")
     if "steering" not in keep:
         try:
-            removed += _relay(led=bool(keep))
+            # Once nothing leads to them. If a daemon kept them, it may have repaired its rules meanwhile.
+            for what in _relay(led=bool(keep)):
+                again = (_HOLDERS[holder](everybodys) for holder in ("nft", "steering") if holder not in keep)
+                removed += [what, *(rule for rules in again for rule in rules if rule not in removed)]
         except KubewayError as error:
             problems.append(f"relay: {error}")
     if problems:

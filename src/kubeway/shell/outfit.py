@@ -26,6 +26,7 @@ from kubeway.shell.options import RELAYING, Relaying
 if TYPE_CHECKING:
     from kubeway.planes.xtables.tally import Tally
     from kubeway.shell.metrics_relay import Teller
+    from kubeway.shell.surroundings import Surroundings
 
 LEGACY: Final = "legacy"
 _MOST_WORKERS: Final = 4
@@ -44,13 +45,15 @@ class Figures(NamedTuple):
 
 class Outfit(NamedTuple):
     """`holders`: the places its rules are in, of those `leftovers` knows. `figures`: of a mode of chains;
-    `relay`: who knows what was carried, in a mode that carries."""
+    `relay`: who knows what was carried, in a mode that carries; `surroundings`: of one that depends on the
+    node's links."""
 
     mode: Mode
     plane: Compound
     holders: frozenset[str]
     figures: Figures | None = None
     relay: Teller | None = None
+    surroundings: Surroundings | None = None
 
 
 def mode_named(name: str, steering: Steering = "auto") -> Mode:
@@ -203,23 +206,26 @@ def _userspace(options: Options, linker: Linker, record: records.Recorder, relay
     from kubeway.planes.relay.stream import Limits
     from kubeway.shell import steering
     from kubeway.shell.link_plane import LinkPlane
+    from kubeway.shell.relay import listeners
     from kubeway.shell.relay.handover import NAME
     from kubeway.shell.relay.listeners import Listening
     from kubeway.shell.relay.plane import RelayPlane
+    from kubeway.shell.surroundings import Surroundings
     from kubeway.values import TCP, UDP
 
-    chosen = steering.choose(options.steering)
+    chosen = steering.choose(options.steering, options.relay_workers)
     record(records.SteeringChosen(*chosen))
-    listeners = [
+    listening = [
         Listening(one.list, not one.hidden, ip, PORTS[one], proto=proto)
         for one in CLASSES
         for ip in LISTEN.values()
+        if listeners.has(ip)
         for proto in (TCP, UDP)
     ]
     # In the output hook rules of xtables do not see what a socket is, but its mark.
     mark = owning(1 << options.masquerade_bit) if chosen.by == steering.XTABLES else 0
     relay = RelayPlane(
-        listeners,
+        listening,
         linker.objects,
         workers=max(1, options.relay_workers),
         limits=Limits(half_closed=relaying.half_closed, drain=relaying.drain),
@@ -237,7 +243,8 @@ def _userspace(options: Options, linker: Linker, record: records.Recorder, relay
         from kubeway.shell.nft import NftPlane
 
         planes["nft"] = NftPlane(linker.origin, linker.objects)
-        return Outfit(mode, Compound(planes), frozenset({"nft", "steering"}), relay=relay)
+        holders = frozenset({"nft", "steering"})
+        return Outfit(mode, Compound(planes), holders, relay=relay, surroundings=Surroundings())
     from kubeway.planes.ipset.ours import is_relays
     from kubeway.shell.ipset_plane import IpsetPlane
     from kubeway.shell.xtables_legacy import XtLegacyPlane
@@ -247,4 +254,5 @@ def _userspace(options: Options, linker: Linker, record: records.Recorder, relay
     planes["ipset"] = IpsetPlane(linker.objects, is_relays)
     planes["xtables"] = XtLegacyPlane(linker.origin, linker.objects, record)
     holders = frozenset({LEGACY, "steering", "relay sets"})
-    return Outfit(mode, Compound(planes, XtLegacyPlane.verify), holders, relay=relay)
+    plane = Compound(planes, XtLegacyPlane.verify)
+    return Outfit(mode, plane, holders, relay=relay, surroundings=Surroundings())

@@ -43,13 +43,15 @@ class Choice(NamedTuple):
     why: str
 
 
-def choose(asked: Steering) -> Choice:
+def choose(asked: Steering, workers: int = 1) -> Choice:
     """What this kernel has, or what is `asked` for. Unsupported, with all that is missing, if that cannot be.
 
     Needs CAP_NET_ADMIN, and may load modules.
     """
     relay = replies.probe()
-    by_nft = nft.probe_steering() if asked != XTABLES else ""
+    by_nft = ""
+    if asked != XTABLES:
+        by_nft = nft.probe_steering() or (nft.probe_spreading() if workers > 1 else "")
     if asked == NFT or not (by_nft or asked == XTABLES):
         _need(by_nft, relay)
         return Choice(NFT, _asked_for(asked) or "this kernel has all that they need")

@@ -43,12 +43,16 @@ class LegacyUserspaceMode:
     def base(self, view: NodeView) -> Fragment:
         objects: dict[Key, Object] = {}
         for number in FAMILIES:
-            objects.update(base(number, view))
+            if view.family(number).served:
+                objects.update(base(number, view))
         return Fragment(Origin(None, "base"), objects)
 
     def fragment(self, forward: Forward, view: NodeView) -> Fragment:
         objects: dict[Key, Object] = {}
-        relayed = Ways(forward)
+        seen = view.family(forward.family)
+        if not seen.served:
+            return Fragment(Origin(forward.name, "service port"), objects)
+        relayed = Ways(forward, seen)
         for one in ways_in(forward, view.speaks(forward.proto), relayed.held):
             _enter(objects, forward, one, chain_of(one.external, one.by_local, relayed.somebody))
             if one.served:

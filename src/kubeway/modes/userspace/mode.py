@@ -45,14 +45,18 @@ class UserspaceMode:
     def base(self, view: NodeView) -> Fragment:
         objects: dict[Key, Object] = {}
         for words in WORDS.values():
-            objects.update(base(words, view))
+            if view.family(words.number).served:
+                objects.update(base(words, view))
         return Fragment(Origin(None, "base"), objects)
 
     # --- one service port --------------------------------------------------------------
 
     def fragment(self, forward: Forward, view: NodeView) -> Fragment:
         objects: dict[Key, Object] = {}
-        relayed = Ways(forward)
+        seen = view.family(forward.family)
+        if not seen.served:
+            return Fragment(Origin(forward.name, "service port"), objects)
+        relayed = Ways(forward, seen)
         served = view.speaks(forward.proto)
         for one in ways(objects, forward, WORDS[forward.family], served, held=relayed.held):
             chain = chain_of(one.way.external, one.way.by_local, relayed.somebody)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Final
 
 from kubeway.model.forward import Endpoint, Forward
+from kubeway.model.links import Neighbours, among
+from kubeway.model.node import FamilyView
 from kubeway.model.packet import REJECT, Fate, Fates, Packet
-from kubeway.modes.userspace.layout import PORTS
+from kubeway.modes.userspace.layout import class_at
 from kubeway.modes.ways import WayIn
 from kubeway.planes.relay import objects as relay
 from kubeway.planes.relay.fates import balance
@@ -19,8 +20,6 @@ from kubeway.planes.relay.objects import Way, sees, way_key
 from kubeway.program.passage import Relay
 from kubeway.program.program import Key, Object
 from kubeway.values import Ip, show_addr
-
-_CLASSES: Final = {port: one for one, port in PORTS.items()}
 
 
 class Ways:
@@ -30,11 +29,12 @@ class Ways:
     `somebody`: whether the Local list leads to the relay.
     """
 
-    def __init__(self, forward: Forward) -> None:
+    def __init__(self, forward: Forward, view: FamilyView) -> None:
         self._forward = forward
         self.held = bool(forward.hold) and not forward.usable
         self.somebody = self.held or bool(forward.local)
-        self._everyone, self._here = _way(forward.cluster, forward), _way(forward.local, forward)
+        lists = forward.cluster, forward.local
+        self._everyone, self._here = (_way(one, forward, view.neighbours) for one in lists)
 
     def put(self, objects: dict[Key, Object], one: WayIn) -> None:
         forward, ip, port = self._forward, one.frontend.ip, one.frontend.port
@@ -45,9 +45,9 @@ class Ways:
             objects[way_key("local", ip, proto, port, family)] = self._here
 
 
-def _way(endpoints: tuple[Endpoint, ...], forward: Forward) -> Way:
+def _way(endpoints: tuple[Endpoint, ...], forward: Forward, neighbours: tuple[Neighbours, ...]) -> Way:
     return Way(
-        tuple(relay.Endpoint(one.ip, one.port) for one in endpoints),
+        tuple(relay.Endpoint(one.ip, one.port, among(neighbours, one.ip)) for one in endpoints),
         forward.affinity,
         forward.balance,
         forward.demote,
@@ -59,7 +59,7 @@ def relay_of(objects: Mapping[Key, Object], packet: Packet, trail: list[str] | N
     """Where the listener at a port sends the packet's flow on."""
 
     def relayed(port: int) -> Fates:
-        taken = _CLASSES.get(port)
+        taken = class_at(port)
         to = Ip(packet.dst), packet.proto, packet.port
         served = None if taken is None else balance(objects, taken.list, *to, packet.remembered)
         fates: dict[Fate, Fraction] = {}

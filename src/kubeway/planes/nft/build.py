@@ -22,6 +22,7 @@ from kubeway.planes.nft.objects import (
     Expr,
     Fib,
     Goto,
+    Hash,
     Immediate,
     Jump,
     Lookup,
@@ -84,6 +85,11 @@ def in_set(fields: tuple[str, ...], name: str, invert: bool = False) -> Phrase:
 def vmap(fields: tuple[str, ...], name: str) -> Phrase:
     """`ip daddr . th dport vmap @name`"""
     return *load(fields), Lookup(0, name, "verdict")
+
+
+def spread(field: str, among: int, seed: int, name: str) -> Phrase:
+    """`jhash ip saddr mod 2 seed 0x1 vmap @shares`: what is alike in this field goes the same way."""
+    return *load((field,)), Hash(0, 0, FIELDS[field].size, among, seed), Lookup(0, name, "verdict")
 
 
 def dnat(fields: tuple[str, ...], name: str, ip_size: int, slot: Numgen | None = None) -> Phrase:

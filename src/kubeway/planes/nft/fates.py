@@ -23,6 +23,7 @@ from kubeway.planes.nft.objects import (
     Drop,
     Expr,
     Goto,
+    Hash,
     Jump,
     Lookup,
     Numgen,
@@ -91,7 +92,7 @@ class _Flow(Machine):
             while self.at < len(self.exprs):
                 expr = self.exprs[self.at]
                 self.at += 1
-                if isinstance(expr, Numgen) and expr.modulus > 1:
+                if isinstance(expr, Numgen | Hash) and expr.modulus > 1:
                     return self.fork(expr)
                 outcome = self.step(expr)
                 if outcome is None:
@@ -108,17 +109,21 @@ class _Flow(Machine):
             self.exprs, self.at = (), 0
         return self.arrive()
 
-    def fork(self, draw: Numgen) -> list[_Flow]:
-        """A branch for each number that may be drawn; the trail goes with the first."""
+    def fork(self, draw: Numgen | Hash) -> list[_Flow]:
+        """A branch for each number that may come out; the trail goes with the first.
+
+        Of a hash, too, as over all packets: what comes out for this one is not known here.
+        """
+        offset = draw.offset if isinstance(draw, Numgen) else 0
         branches = []
         for number in range(draw.modulus):
             branch = self.branch()
             branch.chance /= draw.modulus
             branch.trail = None if number else self.trail
-            branch.store(draw.reg, host(draw.offset + number))
+            branch.store(draw.reg, host(offset + number))
             branches.append(branch)
         if self.trail is not None:
-            self.trail.append(f"one of {draw.modulus}, number {draw.offset} from here on")
+            self.trail.append(f"one of {draw.modulus}, number {offset} from here on")
         return branches
 
     def branch(self) -> _Flow:

@@ -37,6 +37,7 @@ from kubeway.planes.nft.objects import (
     Fib,
     Foreign,
     Goto,
+    Hash,
     Immediate,
     Jump,
     Lookup,
@@ -219,7 +220,7 @@ class Machine(Passage):
                 self.store(expr.reg, self.load(expr))
         return None
 
-    def load(self, expr: Payload | Meta | Ct | CtOriginal | Fib | Immediate | Numgen) -> bytes:
+    def load(self, expr: Payload | Meta | Ct | CtOriginal | Fib | Immediate | Numgen | Hash) -> bytes:
         packet = self.world.packet
         match expr:
             case Payload():
@@ -247,6 +248,8 @@ class Machine(Passage):
                 return value
             case Numgen():
                 return host(expr.offset)
+            case Hash():
+                return host(0)
 
     def payload(self, load: Payload) -> bytes:
         if load.base == "transport":

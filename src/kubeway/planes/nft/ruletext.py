@@ -29,6 +29,7 @@ from kubeway.planes.nft.objects import (
     Fib,
     Foreign,
     Goto,
+    Hash,
     Immediate,
     Jump,
     Lookup,
@@ -170,6 +171,7 @@ class _Teller:
                 | Fib()
                 | Immediate()
                 | Numgen()
+                | Hash()
             ):
                 self.put(expr.reg, self.load(expr))
             case Bitwise(reg, mask, xor):
@@ -187,7 +189,7 @@ class _Teller:
         return None
 
     def load(
-        self, expr: Payload | Meta | Ct | CtOriginal | SocketTransparent | Fib | Immediate | Numgen
+        self, expr: Payload | Meta | Ct | CtOriginal | SocketTransparent | Fib | Immediate | Numgen | Hash
     ) -> _Loaded:
         match expr:
             case Payload():
@@ -208,6 +210,21 @@ class _Teller:
             case Numgen(_, modulus, offset):
                 text = f"numgen random mod {modulus}" + (f" offset {offset}" if offset else "")
                 return _Loaded(text, 4, lambda value: str(host_int(value)))
+            case Hash(_, source, size, modulus, seed):
+                text = f"jhash {self.raw(source, size)} mod {modulus} seed {seed:#x}"
+                return _Loaded(text, 4, lambda value: str(host_int(value)))
+
+    def raw(self, reg: int, size: int) -> str:
+        """What lies in so many bytes from `reg` on, as the parts of a key."""
+        parts: list[str] = []
+        end = reg + (size + 3) // 4
+        while reg < end:
+            part = self.get(reg)
+            if part.mask or part.constant is not None:
+                raise _Untold
+            parts.append(part.text)
+            reg += part.registers
+        return " . ".join(parts)
 
     def payload(self, load: Payload) -> _Loaded:
         if load.base == "transport":
@@ -243,15 +260,7 @@ class _Teller:
 
     def row(self, reg: int, names: tuple[str, ...]) -> str:
         """The key made of the registers from `reg` on, as wide as the fields `names`."""
-        parts: list[str] = []
-        end = reg + width(names) // 4
-        while reg < end:
-            part = self.get(reg)
-            if part.mask or part.constant is not None:
-                raise _Untold
-            parts.append(part.text)
-            reg += part.registers
-        return " . ".join(parts)
+        return self.raw(reg, width(names))
 
     def set(self, name: str) -> Set:
         found = self.objects.get(set_key(self.family, name))

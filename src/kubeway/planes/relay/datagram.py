@@ -216,16 +216,17 @@ class Sessions:
         it sends from. Returns their sessions, each of them over or leaving.
 
         Who leaves may have been asked, and answer yet: mostly it is told to end when others have been told
-        that it will. So an answer may take as long as any first one.
+        that it will. So an answer may take as long as any first one, though no longer than a session lasts.
         """
+        time = min(self.first, self.idle)
         ones = [one for endpoint in gone for one in self._served.get((entrance, endpoint), ())]
         for one in ones:
-            if one.heard + self.first <= now:
+            if one.heard + time <= now:
                 self.end(one)
                 continue
             self._take_out(one)
             one.leaving = True
-            self._leaving[one] = now + self.first
+            self._leaving[one] = now + time
         return ones
 
     # --- time -----------------------------------------------------------------------------

@@ -181,7 +181,8 @@ class Stream:
         return self._try(now)
 
     def _try(self, now: float) -> Command:
-        tried, left = self._tried, self._untried()
+        tried = self._tried
+        left = self._untried()
         one = next((one for one in self._pick if one not in tried), None) if left else None
         if one is None:
             return self._refuse()
@@ -259,10 +260,14 @@ class Stream:
     def left(self, now: float) -> Command:
         """The endpoint is none of the way's any more, or the way is gone: this may take a while yet.
 
-        Whoever is only tried, most likely in vain, is given up for another one if there is one.
+        Whoever is only tried, most likely in vain, is given up for another one if there is one, and does not
+        count as tried: else changes in a quick row would leave nobody to try.
         """
-        if self.state is _TRYING and self._untried():
-            return self._try_another(now)
+        if self.state is _TRYING:
+            tried, ones = self._tried, self.entrance.balancer.way.endpoints
+            if any(one not in tried for one in ones):
+                self._tried = tried[:-1]
+                return self._try_another(now)
         if self._drained_at == inf and self.state is not _ENDED:
             self._drained_at = now + self._limits.drain
             if self.state in (_JOINED, _HALF):

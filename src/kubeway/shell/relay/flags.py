@@ -22,6 +22,11 @@ def flag() -> int:
     return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
 
+def is_flag(fd: int) -> bool:
+    """Whether it is an eventfd, and not anything else that somebody has opened."""
+    return os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventfd]"
+
+
 def hoist(fd: int) -> bool:
     """Raise it; False if somebody has done so before."""
     try:

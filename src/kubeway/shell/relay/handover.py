@@ -55,7 +55,7 @@ from msgspec import Struct
 from kubeway.errors import Lost
 from kubeway.planes.relay.objects import List
 from kubeway.shell.clock import monotonic
-from kubeway.shell.relay.flags import hoist, is_up
+from kubeway.shell.relay.flags import hoist, is_flag, is_up
 
 NAME: Final = "kubeway-relay"
 """Of the desk, without the zero byte before it."""
@@ -122,7 +122,7 @@ class Heritage:
             hand = Hand(head.version, _ALWAYS, head.led, 0, 0, [])
             if head.version == VERSION:
                 hand = msgspec.msgpack.decode(data, type=Hand)
-                if _ALWAYS + 1 + hand.memories + len(hand.listeners) != len(descriptors):
+                if hand.memories < 0 or _ALWAYS + 1 + hand.memories + len(hand.listeners) != len(descriptors):
                     raise Lost("its descriptors are not what it says")
         except (msgspec.MsgspecError, Lost) as error:
             close_all(descriptors)
@@ -207,16 +207,16 @@ def user_of(peer: socket) -> int:
 # --- the successor -------------------------------------------------------------------------------
 
 
-def ask(name: str, patience: float = PATIENCE) -> Heritage | None:
+def ask(name: str, patience: float = PATIENCE, *, anybody: bool = False) -> Heritage | None:
     """Be handed over what there is; None if nobody has the desk. Waits for up to so many seconds.
 
     Lost if somebody has it and does not hand over, or is of another user, whose sockets are not to be
-    trusted.
+    trusted. `anybody`: root asks, and wants flags alone; then whoever it is will do.
     """
     until = monotonic() + patience
     while True:
         try:
-            return _ask(name, until)
+            return _ask(name, until, anybody and os.geteuid() == 0)
         except ConnectionRefusedError:
             return None
         except _Gone as error:  # whoever it was has gone; perhaps there is another one now
@@ -232,14 +232,14 @@ def ask(name: str, patience: float = PATIENCE) -> Heritage | None:
         time.sleep(_AGAIN)
 
 
-def _ask(name: str, until: float) -> Heritage:
+def _ask(name: str, until: float, anybody: bool) -> Heritage:
     sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
     descriptors: list[int] = []
     try:
         sock.settimeout(max(_AGAIN, until - monotonic()))
         sock.connect(b"\0" + name.encode())
         user = user_of(sock)
-        if user not in (0, os.geteuid()):
+        if not anybody and user not in (0, os.geteuid()):
             raise Lost(f"it is user {user}'s")
         data = _receive(sock, descriptors)
         count = msgspec.msgpack.decode(data, type=_Head).descriptors
@@ -280,10 +280,12 @@ def end(name: str = NAME, *, led: bool, patience: float = PATIENCE) -> bool:
 
     `led`: also where their control process lives, which writes nothing any more then. Lost as in `ask`.
     """
-    heritage = ask(name, patience)
+    heritage = ask(name, patience, anybody=True)
     if heritage is None:
         return False
     try:
+        if not is_flag(heritage.over):
+            raise Lost("what it sent is no flag")  # root's writing is worth more than who sent it
         if heritage.led and not led:
             return False
         hoist(heritage.over)

@@ -14,6 +14,7 @@ import sys
 import traceback
 from _socket import socket
 from collections.abc import Callable
+from contextlib import suppress
 from heapq import heappop, heappush
 from math import inf
 from select import EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, epoll
@@ -171,7 +172,8 @@ class Loop:
             self._unsaid += 1
             return
         self._quiet_until = self.now + _QUIET
-        traceback.print_exc(file=sys.stderr)
-        if self._unsaid:
-            print(f"({self._unsaid} before that were not shown)", file=sys.stderr)
-            self._unsaid = 0
+        with suppress(OSError):  # who read it may be gone, which is no reason to go as well
+            traceback.print_exc(file=sys.stderr)
+            if self._unsaid:
+                print(f"({self._unsaid} before that were not shown)", file=sys.stderr)
+                self._unsaid = 0

@@ -250,8 +250,8 @@ class RelayPlane:
     def _succeeded(self) -> None:
         """The workers know it already. They carry on what they have, and end."""
         self._closed = True
-        self._close_shared()
         self.record(records.Succeeded())
+        self._close_shared()  # at which others know that nothing is written here any more
 
     async def counters(self) -> dict[Key, Tally]:
         """What the ways that are open have carried; what a worker carried after it last told dies with it."""
@@ -303,7 +303,7 @@ class RelayPlane:
             _given(what, sock, member)
             for what, sockets in self._sockets
             for member, sock in enumerate(sockets)
-            if shared is not None or member == number  # all UDP is the first one's
+            if shared is not None or member == number
         ]
         papers = None if shared is None else shared.papers(number)
         turn = 0 if shared is None else shared.turn

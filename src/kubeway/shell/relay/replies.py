@@ -27,7 +27,7 @@ from _socket import (
     SOL_SOCKET,
     socket,
 )
-from errno import EPERM
+from errno import EAFNOSUPPORT, EPERM
 from struct import Struct, unpack
 from typing import Any, Final
 
@@ -61,6 +61,8 @@ def probe() -> str:
                     "UDP clients can only be answered with CAP_NET_RAW: run as root, or in a container with "
                     "securityContext.capabilities.add: [NET_ADMIN, NET_RAW]"
                 )
+            if error.errno == EAFNOSUPPORT and family == AF_INET6:
+                continue  # where there is no IPv6, nobody asks by it
             version = 4 if family == AF_INET else 6
             return f"UDP clients of IPv{version} cannot be answered: {error.strerror}"
     return ""

@@ -57,10 +57,9 @@ def family(ip: bytes) -> int:
 def listen(place: Any, af: int) -> socket:
     """What `tproxy` leads to: says of each datagram where it was sent to, and takes trains of them.
 
-    Others may listen at the same place: one client's datagrams all come to one of them, whichever way in
-    they were sent to. Clients are spread by address and port, though, whatever program the group has:
-    nf_tproxy looks for a socket without the packet (net/ipv4/netfilter/nf_tproxy_ipv4.c). `place`: as `bind`
-    has it.
+    Others may listen at the same place (a daemon before this one). Clients are spread over them by address
+    and port then, whatever program the group has: nf_tproxy looks for a socket without the packet
+    (net/ipv4/netfilter/nf_tproxy_ipv4.c). `place`: as `bind` has it.
     """
     sock = socket(af, _UDP, IPPROTO_UDP)
     try:

@@ -22,6 +22,7 @@ import sys
 from _socket import AF_UNIX, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_STREAM, socket
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from math import inf
 from random import Random
 from select import EPOLLOUT
@@ -317,5 +318,6 @@ def main(channel: int, begin: int) -> None:
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]))
     # There is nothing to be tidied.
-    sys.stderr.flush()
+    with suppress(OSError):
+        sys.stderr.flush()
     os._exit(0)
