@@ -17,7 +17,7 @@ import pytest
 from kubeway.lab import addresses as at
 from tests.kernel.place import VIP, Place, answered, endpoints, service, until
 from tests.kernel.play import WAYS
-from tests.kernel.remains import workers
+from tests.kernel.workers import workers
 
 pytestmark = pytest.mark.kernel
 
@@ -79,7 +79,7 @@ def test_workers_may_be_killed_one_by_one_and_nobody_is_refused(place: Place) ->
             """More than before, whichever way."""
             return all(one.report().sent > count + 50 for one, count in zip(every, counts, strict=True))
 
-        first = workers(lab.node)
+        first = workers(lab.node.net)
         assert first
         for number, victim in enumerate(first, 1):
             counts = [one.report().sent for one in every]
@@ -88,8 +88,8 @@ def test_workers_may_be_killed_one_by_one_and_nobody_is_refused(place: Place) ->
             until("it is told", lambda n=number: proxy.log.count("killed by signal 9") == n)  # type: ignore[misc]
             counts = [one.report().sent for one in every]
             until("they are served again", served)
-        assert len(workers(lab.node)) == len(first)
-        assert not set(workers(lab.node)) & set(first)
+        assert len(workers(lab.node.net)) == len(first)
+        assert not set(workers(lab.node.net)) & set(first)
         assert answered(lab) == {"a", "b"}
         for proto, some in floods.items():
             for tally in [one.stop() for one in some]:
