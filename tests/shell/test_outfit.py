@@ -22,7 +22,16 @@ from kubeway.planes.relay.datagram import IDLE
 from kubeway.planes.relay.stream import Limits
 from kubeway.program.link import Linker
 from kubeway.program.program import Change, Key
-from kubeway.shell import ipset_plane, ipvs_plane, kernel, leftovers, link_plane, outfit, steering, surroundings
+from kubeway.shell import (
+    ipset_plane,
+    ipvs_plane,
+    kernel,
+    leftovers,
+    link_plane,
+    outfit,
+    steering,
+    surroundings,
+)
 from kubeway.shell import nft as nft_plane
 from kubeway.shell.compound import Compound
 from kubeway.shell.kernel import release
