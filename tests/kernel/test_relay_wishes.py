@@ -76,7 +76,11 @@ def one(peer):
     threading.Event().wait()
 waiting = []
 for _ in range(int(sys.argv[3])):
-    peer = socket.create_connection((sys.argv[1], int(sys.argv[2])), 60)
+    try:
+        peer = socket.create_connection((sys.argv[1], int(sys.argv[2])), 60)
+    except ConnectionResetError:
+        print("reset", flush=True)  # it came so fast that the call had not returned
+        continue
     waiting.append(threading.Thread(target=one, args=(peer,)))
     waiting[-1].start()
 """
