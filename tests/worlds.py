@@ -24,6 +24,7 @@ from msgspec.structs import replace as with_fields
 
 from kubeway.model.balances import BALANCES
 from kubeway.model.forward import Endpoint, Forward, Frontend
+from kubeway.model.links import Links, Neighbours
 from kubeway.model.node import NodeFacts, NodeView, Options
 from kubeway.model.objects import EndpointSlice, KubeObject, Service
 from kubeway.model.oracle import Oracle
@@ -198,6 +199,7 @@ def service(name: str = "shop/cart:http", **more: Any) -> list[KubeObject]:
 # --- a world -----------------------------------------------------------------------------------------
 
 
+ALL_LINKED = Links()
 OPTIONS = Options(cluster_cidrs=tuple(map(parse_prefix, CLUSTER_CIDRS.values())))
 
 
@@ -209,10 +211,11 @@ class World:
     options: Options = OPTIONS
     node: str = NODE
     addresses: tuple[str, ...] = NODE_ADDRESSES[4] + NODE_ADDRESSES[6]
+    links: Links = ALL_LINKED
 
     def __repr__(self) -> str:
         docs = "\n".join(json.dumps(doc) for doc in self.docs)
-        return f"World(node={self.node!r}, options={self.options},\n{docs})"
+        return f"World(node={self.node!r}, options={self.options}, links={self.links},\n{docs})"
 
     @property
     def manifest(self) -> bytes:
@@ -234,7 +237,8 @@ class World:
 
     @cached_property
     def facts(self) -> NodeFacts:
-        return node_facts(self.snapshot.nodes.get(self.node), self.node, map(parse_ip, self.addresses))
+        node = self.snapshot.nodes.get(self.node)
+        return node_facts(node, self.node, map(parse_ip, self.addresses), links=self.links)
 
     @cached_property
     def view(self) -> NodeView:
@@ -470,6 +474,23 @@ def options(draw: st.DrawFn) -> Options:
         drop_invalid=draw(st.booleans()),
         accounting=draw(st.booleans()),
         external_ips=not draw(_once_in(10)),
+        relay_workers=draw(st.sampled_from((0, 0, 3))),
+    )
+
+
+@st.composite
+def links(draw: st.DrawFn) -> Links:
+    """Now and then there is a bridge past which pods answer each other, or no IPv6."""
+    near = (
+        Neighbours(parse_prefix(POD_CIDRS[4]), (parse_prefix("10.244.1.2/32"),)),
+        Neighbours(parse_prefix(POD_CIDRS[6])),
+        Neighbours(parse_prefix("203.0.113.0/24"), (parse_prefix(f"{NODE_IPS[4]}/32"),)),
+    )
+    return Links(
+        families=frozenset((4,)) if draw(_once_in(10)) else frozenset((4, 6)),
+        bridged=draw(st.booleans()),
+        neighbours=near if draw(st.booleans()) else (),
+        marks_checked=draw(st.booleans()),
     )
 
 
@@ -485,7 +506,7 @@ def worlds(draw: st.DrawFn, most: int = 3) -> World:
         ips = draw(st.sampled_from([tuple(NODE_IPS.values()), (NODE_IPS[4],), (NODE_IPS[6], NODE_IPS[4])]))
         zone = draw(st.sampled_from(["a", "a", "b", ""]))
         docs.append(node_doc(ips=ips, zone=zone, pod_cidrs=draw(st.sampled_from([POD_CIDRS, {}]))))
-    return World(tuple(docs), draw(options()))
+    return World(tuple(docs), draw(options()), links=draw(links()))
 
 
 @st.composite

@@ -83,6 +83,20 @@ class AddressesChanged(Record, frozen=True):
         return f"this host's addresses changed: {news}"
 
 
+class FamilyServed(Record, frozen=True):
+    """Whether the relay can be had for IPv6 has changed, or it cannot at the start."""
+
+    served: bool
+
+    def __str__(self) -> str:
+        if self.served:
+            return "IPv6 is enabled on lo: Services of IPv6 are served from now on"
+        return (
+            "IPv6 is disabled on lo (net.ipv6.conf.lo.disable_ipv6), or the kernel has none: "
+            "only Services of IPv4 are served until it is enabled"
+        )
+
+
 # --- from desired to kernel -------------------------------------------------------
 
 
@@ -456,7 +470,10 @@ class BindFailed(Record, frozen=True):
 
 
 class RelayWorkerDied(Record, frozen=True):
-    """A process that carries connections ended; those it carried broke. Who comes waits for its successor."""
+    """A process that carries connections ended; those it carried broke. Who comes waits for its successor.
+
+    `pid` is 0 where there was none: it could not be started.
+    """
 
     level = "error"
     pid: int
@@ -465,7 +482,8 @@ class RelayWorkerDied(Record, frozen=True):
 
     def __str__(self) -> str:
         successor = f"; another one starts in {self.retry_in:.3g} s" if self.retry_in else "; started anew"
-        return f"relay worker {self.pid}: {self.problem}{successor}"
+        who = f"relay worker {self.pid}" if self.pid else "relay worker"
+        return f"{who}: {self.problem}{successor}"
 
 
 class ListenersInherited(Record, frozen=True):
@@ -636,6 +654,29 @@ class TookOver(Record, frozen=True):
         if self.problem:
             return f"what a proxy before left could not be taken away: {self.problem}"
         return f"took over from a proxy before; taken away: {', '.join(self.what)}"
+
+
+class SteeringChosen(Record, frozen=True):
+    """What leads packets to the relay, in userspace mode."""
+
+    steering: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"packets are led to the relay by rules of {self.steering}: {self.why}"
+
+
+class BridgesAskRules(Record, frozen=True):
+    """Where xtables steer, a packet that passes their rules on a bridge loses its way to the relay."""
+
+    level = "warning"
+    settings: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            "pods on bridges cannot reach Services where rules of xtables lead to the relay, while "
+            f"{' and '.join(self.settings)} is on: set it to 0"
+        )
 
 
 class BackendChosen(Record, frozen=True):

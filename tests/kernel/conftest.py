@@ -15,6 +15,7 @@ import pytest
 from kubeway.lab.host import LabError
 from kubeway.lab.topology import Lab
 from tests.kernel.place import Place
+from tests.kernel.remains import nothing_remains, succeed_nobody
 from tests.kernel.workers import MARK, end_orphans, end_workers
 
 MANY_ERRORS = {"net.ipv4.icmp_msgs_per_sec": 1_000_000, "net.ipv4.icmp_msgs_burst": 100_000}
@@ -36,6 +37,10 @@ for ip in ip ip6; do
     done | ${ip}tables-legacy-restore
 done
 conntrack -F
+for family in -4 -6; do
+    ip $family rule flush protocol 117 2>/dev/null || true
+    ip $family route flush table 117 2>/dev/null || true
+done
 """
 
 
@@ -80,17 +85,25 @@ def place(lab: Lab, tmp_path: Path) -> Iterator[Place]:
         yield place
     finally:
         place.end()
-        bare(lab)
+        tidy(lab)
 
 
 @pytest.fixture
 def node(lab: Lab) -> Iterator[None]:
     """A node that holds no rules and remembers no flows, before and after."""
     yield
+    tidy(lab)
+
+
+def tidy(lab: Lab) -> None:
+    """Nothing of a proxy is left in the node, and nobody asks for Services, whatever became of the test."""
+    for host in lab.hosts():
+        host.quiet()
+    succeed_nobody(lab.node)
     bare(lab)
+    nothing_remains(lab.node)
 
 
 def bare(lab: Lab) -> None:
-    """No rules of any kind, no flows, and no workers of a relay, which live on without a daemon."""
-    end_workers(lab.node.net)
+    """No rules of any kind, of routing neither, and no flows."""
     lab.node.run(["sh", "-ec", BARE])

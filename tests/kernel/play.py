@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +34,7 @@ from kubeway.model.view import node_facts, node_view
 from kubeway.shell.asked import settle
 from kubeway.shell.options import model_options
 from kubeway.values import PROTOS, Ip, parse_ip
+from tests.kernel.remains import nothing_remains
 from tests.kernel.scenario import Ask, Expect, Manifest, Scenario, Step, identity
 
 FILES = sorted((Path(__file__).parents[1] / "scenarios").glob("*.yaml"))
@@ -52,13 +53,14 @@ class Way(NamedTuple):
     """A way into the kernel: the flags that ask for it, and the command that lists what it wrote.
 
     `mark` is in the listing while its rules are there. `mute`: protocols that it cannot speak, so that who
-    asks by them is refused.
+    asks by them is refused. `sysctls`: what it needs of the node.
     """
 
     flags: dict[str, str]
     listing: tuple[str, ...]
     mark: str
     mute: frozenset[str] = frozenset()
+    sysctls: tuple[str, ...] = ()
 
     def expected(self, ask: Ask) -> Ask:
         """The question with what is to come of it in this way."""
@@ -68,6 +70,9 @@ class Way(NamedTuple):
     def holds(self, node: Host) -> bool:
         return self.mark in node.run(self.listing).stdout
 
+
+UNASKED = ("net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables")
+"""Of br_netfilter: off, or pods on a bridge do not come to the relay (docs/theory/userspace.md)."""
 
 # What is said of node ports in a scenario is said of nftables mode's default.
 _IPTABLES = {"proxy-mode": "iptables", "nodeport-addresses": "primary"}
@@ -85,6 +90,13 @@ WAYS = {
         ("nft", "list", "ruleset"),
         "table ip kubeway",
         mute=frozenset({"SCTP"}),
+    ),
+    "userspace-xtables": Way(
+        {"proxy-mode": "userspace", "nodeport-addresses": "primary", "kubeway-steering": "xtables"},
+        ("iptables-legacy-save",),
+        ":KUBE-RELAY-PREROUTING",
+        mute=frozenset({"SCTP"}),
+        sysctls=UNASKED,
     ),
 }
 # Where there is ip_vs.
@@ -127,6 +139,7 @@ def play(
     world = World(lab, scenario, way)
     world.change(scenario.steps[0], manifests)
     with (
+        off(lab.node, way.sysctls),
         sources(manifests) as source,
         start(scenario, lab, tmp_path, source, way) as proxy,
     ):
@@ -145,12 +158,25 @@ def play(
     clean(lab.node)
     assert not way.holds(lab.node)
     assert "kubeway" not in lab.node.run(["nft", "list", "ruleset"]).stdout
+    nothing_remains(lab.node)
+
+
+@contextmanager
+def off(node: Host, sysctls: Sequence[str]) -> Iterator[None]:
+    """With these set to 0, and what they were afterwards. What the kernel does not have is off."""
+    paths = {name: f"/proc/sys/{name.replace('.', '/')}" for name in sysctls}
+    told = {name: node.run(["cat", path], check=False).stdout.strip() for name, path in paths.items()}
+    had = {name: value for name, value in told.items() if value}
+    node.sysctl(dict.fromkeys(had, 0))
+    try:
+        yield
+    finally:
+        node.sysctl(had)
 
 
 def nothing_is_lost(floods: Sequence[Flood]) -> None:
     """End them; each was answered, always."""
-    for flood in floods:
-        tally = flood.stop()
+    for tally in [flood.stop() for flood in floods]:
         assert tally.lost == {}, tally
         assert tally.sent > 0
 

@@ -115,6 +115,17 @@ def test_a_flood_counts_what_is_lost(lab: Lab) -> None:
     assert tally.sent == tally.answered["brief"] + sum(tally.lost.values())
 
 
+def test_a_flood_that_nobody_ended_is_ended_with_all_others(lab: Lab) -> None:
+    client = lab.host("pod/client")
+    floods = [client.flood("10.244.1.11", 8080) for _ in range(2)]
+    poll_until(lambda: all(flood.report().sent for flood in floods))
+    floods[0].stop()
+    client.quiet()
+    sent = [flood.report().sent for flood in floods]
+    assert client.ask("10.244.1.11", 8080).kind == "answered"  # which takes longer than a flood does
+    assert [flood.report().sent for flood in floods] == sent
+
+
 def test_a_host_says_what_it_cannot_do(lab: Lab) -> None:
     with pytest.raises(LabError, match=r"host pod/a: .*assign requested address"):
         lab.host("pod/a").serve("a", "TCP", "192.0.2.1", 80)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kubeway.shell.leftovers import remove, remove_kube_proxy_tables
+from kubeway.shell.leftovers import leads, remove, remove_kube_proxy_tables
 from tests.kernel.netns import inside, needs_root, nft
 
 pytestmark = [pytest.mark.kernel, needs_root]
@@ -40,6 +40,19 @@ OURS = """*nat
 -A KUBE-SERVICES -j KUBE-BY-SERVICE
 -A OUTPUT -j KUBE-SERVICES
 COMMIT
+"""
+STEERING = """*mangle
+:KUBE-RELAY-PREROUTING - [0:0]
+:KUBE-RELAY-HOME - [0:0]
+-A KUBE-RELAY-PREROUTING -m set --match-set KUBEWAY-RELAY-EXTERNAL dst,dst -g KUBE-RELAY-HOME
+-A PREROUTING -j KUBE-RELAY-PREROUTING
+COMMIT
+"""
+SETS = """create KUBEWAY-RELAY-EXTERNAL hash:ip,port
+add KUBEWAY-RELAY-EXTERNAL 203.0.113.9,tcp:80
+create KUBEWAY-6-RELAY-PORT-TCP bitmap:port range 0-65535
+create KUBE-CLUSTER-IP hash:ip,port
+create KUBE-SRC-NOT-OURS hash:ip
 """
 BACKENDS = ("nft", "legacy")
 
@@ -126,6 +139,36 @@ def test_a_mark_that_others_count_on_is_still_set(backend: str) -> None:
         marks,
     ]
     assert again == []
+
+
+def ipset(*words: str, stdin: str = "") -> list[str]:
+    done = subprocess.run(["ipset", *words], input=stdin, text=True, check=True, capture_output=True)
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_what_leads_to_the_relay_goes_with_its_sets_unless_it_is_in_force(keep: bool) -> None:
+    def work() -> tuple[bool, list[str], list[str], list[str], bool]:
+        ipset("restore", stdin=SETS)
+        load("legacy", STEERING)
+        led = leads("legacy")
+        removed = remove(frozenset({"legacy", "relay sets"} if keep else ()), everybodys=False)
+        return led, removed, saved("legacy"), sorted(ipset("list", "-name")), leads("legacy")
+
+    led, removed, after, sets, leading = inside(work)
+    assert led
+    assert leading == keep
+    if keep:
+        assert removed == []
+        assert ":KUBE-RELAY-HOME -" in after
+        return
+    assert removed == [
+        "rules in table ip mangle (iptables, legacy)",
+        "set KUBEWAY-6-RELAY-PORT-TCP",
+        "set KUBEWAY-RELAY-EXTERNAL",
+    ]
+    assert after == []
+    assert sets == ["KUBE-CLUSTER-IP", "KUBE-SRC-NOT-OURS"]
 
 
 def test_looking_makes_no_tables() -> None:

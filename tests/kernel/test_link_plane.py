@@ -11,7 +11,7 @@ import pytest
 
 from kubeway.errors import Refused
 from kubeway.planes.link import LINK, Address, Dummy, Homeward, Rule, address_key, rule_key, table_key
-from kubeway.planes.link.objects import KINDS, PLANE
+from kubeway.planes.link.objects import KINDS, PLANE, role_key
 from kubeway.program.plan import diff, steps
 from kubeway.program.program import Key, Object
 from kubeway.shell.link_plane import LinkPlane, probe
@@ -93,6 +93,43 @@ def shown(family: str) -> tuple[str, str]:
     return ask("rule show"), ask("route show table 117")
 
 
+APART: dict[Key, Object] = {
+    **STEER,
+    rule_key(4, 0x1000): Rule(),
+    role_key(4, 0x2000, "pass"): Rule(),
+    role_key(4, 0x2000, "late"): Rule(),
+    role_key(4, 0, "end"): Rule(),
+}
+del APART[rule_key(4, 0x2000)]
+
+
+def test_rules_for_what_comes_in_and_what_goes_out_follow_each_other() -> None:
+    def work() -> None:
+        with closing(LinkPlane(STEER)) as plane:
+            for wanted, before in ((STEER, {}), (APART, STEER), (STEER, APART), (APART, STEER)):
+                plane.program = wanted
+                level(plane, wanted)
+                assert plane.read_now() == wanted
+                assert plane.generation() == plane.generation()
+                assert level(plane, wanted) == 0, before
+            rules = [line for line in shown("-4")[0].splitlines() if "117" in line]
+            assert rules == [
+                "1:\tfrom all fwmark 0x1000/0x1000 lookup 117 proto 117",
+                "2:\tfrom all fwmark 0x2000/0x2000 iif lo goto 4 proto 117",
+                "3:\tfrom all fwmark 0x2000/0x2000 lookup 117 proto 117",
+                "4:\tfrom all nop proto 117",
+            ]
+            for line in ("2", "4"):
+                before = plane.generation()
+                ip(f"rule del priority {line}")
+                assert plane.generation() == before + 1
+                assert level(plane, APART) == 1
+            assert plane.remove(steering=True) == ["rules and routes for steered packets"]
+            assert "117" not in "".join(shown("-4") + shown("-6"))
+
+    inside(work)
+
+
 def test_what_steers_is_written_and_read_and_taken_away() -> None:
     def work() -> None:
         with closing(LinkPlane(STEER)) as plane:
@@ -103,7 +140,11 @@ def test_what_steers_is_written_and_read_and_taken_away() -> None:
                 assert "\n1:\tfrom all fwmark 0x2000/0x2000 lookup 117 proto 117" in rules
                 assert routes.startswith("local default dev lo proto 117")
             assert level(plane, STEER) == 0
-            assert plane.remove() == ["rules and routes for steered packets"]
+            # The link's are another mode's, and go apart.
+            assert plane.remove() == []
+            assert plane.read_now() == STEER
+            assert plane.remove(steering=True) == ["rules and routes for steered packets"]
+            assert plane.remove(steering=True) == []
             assert plane.read_now() == {}
             assert "117" not in "".join(shown("-4") + shown("-6"))
 

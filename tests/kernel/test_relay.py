@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import resource
@@ -18,7 +19,7 @@ from random import Random
 import pytest
 
 from kubeway import records
-from kubeway.errors import Refused
+from kubeway.errors import Lost, Refused
 from kubeway.planes.relay.entrance import Tally
 from kubeway.planes.relay.objects import Endpoint, Way, way_key
 from kubeway.planes.relay.stream import RUNGS, Limits
@@ -273,6 +274,54 @@ def test_a_reset_of_the_endpoint_reaches_the_client() -> None:
             with pytest.raises(ConnectionResetError):
                 await reader.read(1)
             writer.close()
+
+    played(story)
+
+
+@pytest.mark.parametrize("size", [10, 300_000])
+def test_a_reset_that_comes_with_data_is_no_end(size: int) -> None:
+    """Else a text that broke off would look like a whole one."""
+    ends: list[str] = []
+    pids: list[int] = []
+
+    async def breaks_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1)
+        send_and_reset(writer)
+
+    def send_and_reset(writer: asyncio.StreamWriter) -> None:
+        for pid in pids:  # so that it is told of both at once
+            os.kill(pid, signal.SIGSTOP)
+        os.write(writer.get_extra_info("socket").fileno(), noise(size)[:size])  # as much as is taken
+        reset(writer)
+        for pid in pids:
+            asyncio.get_running_loop().call_later(0.05, os.kill, pid, signal.SIGCONT)
+
+    async def listens(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            writer.write(b"hi")
+            while await reader.read(MB):
+                pass
+            ends.append("end")
+        except ConnectionResetError:
+            ends.append("reset")
+
+    async def story() -> None:
+        with relay() as here:
+            await here.put(Way((await serve(breaks_off),)))
+            pids.extend(here.plane.processes)
+            for _ in range(3):
+                reader, writer = await here.dial()
+                writer.write(b"x")
+                with pytest.raises(ConnectionResetError):
+                    await hashed(reader)
+                writer.close()
+            await here.put(Way((await serve(listens),)))
+            for number in range(1, 4):
+                reader, writer = await here.dial()
+                assert await reader.readexactly(2) == b"hi"
+                send_and_reset(writer)
+                await until(lambda n=number: len(ends) == n)  # type: ignore[misc]
+            assert set(ends) == {"reset"}
 
     played(story)
 
@@ -636,6 +685,45 @@ async def until_sums(here: Relay, check: Callable[[Sums], bool]) -> None:
         await asyncio.sleep(0.02)
 
 
+def test_a_worker_has_time_to_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plane, "_ANSWER", 0.001)
+    told: list[records.Record] = []
+
+    async def story() -> None:
+        with relay(record=told.append) as here:
+            await here.put(Way((await serve(named("a")),)))
+            assert len(here.plane.processes) == 1
+            assert told == []
+            assert await said(await here.dial()) == "a 127.0.0.1"
+
+    played(story)
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[records.Record] = []
+    spawn = subprocess.Popen
+
+    def fails(*words: object, **how: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    async def story() -> None:
+        with relay(record=told.append) as here:
+            way = Way((await serve(named("a")),))
+            monkeypatch.setattr(plane.subprocess, "Popen", fails)
+            with pytest.raises(Lost, match=r"relay worker cannot be started: .*temporarily unavailable"):
+                await here.put(way)
+            monkeypatch.setattr(plane.subprocess, "Popen", spawn)
+            await here.put(way)
+            monkeypatch.setattr(plane.subprocess, "Popen", fails)
+            os.kill(here.plane.processes[0], signal.SIGKILL)
+            await until(lambda: len(told) > 2)
+            monkeypatch.setattr(plane.subprocess, "Popen", spawn)
+            assert await said(await here.dial()) == "a 127.0.0.1"
+            assert str(told[-1]).startswith("relay worker: cannot be started: [Errno 11]")
+
+    played(story)
+
+
 def test_a_worker_that_dies_at_once_again_and_again_is_waited_with() -> None:
     told: list[records.Record] = []
 
@@ -788,6 +876,21 @@ def test_connections_of_an_endpoint_that_left_go_on_for_a_while() -> None:
     played(story)
 
 
+def test_one_that_is_tried_in_vain_goes_on_to_the_endpoint_that_takes_its_place() -> None:
+    async def story() -> None:
+        nft("table ip t { chain c { type filter hook input priority 0; tcp dport 4444 drop; }; }")
+        with relay() as here:
+            await here.put(Way((Endpoint(LO, 4444),)))
+            dialled = [await here.dial() for _ in range(5)]
+            await opened(here, 5)
+            a = await serve(named("a"))
+            await here.put(Way((a,)))
+            # Left to the silent one, they would have been reset.
+            assert {await said(one) for one in dialled} == {"a 127.0.0.1"}
+
+    played(story)
+
+
 def test_connections_of_an_endpoint_that_comes_back_stay() -> None:
     async def story() -> None:
         with relay(limits=Limits(drain=0.5)) as here:
@@ -843,6 +946,26 @@ def test_with_patience_connections_end_by_themselves() -> None:
         assert await asyncio.to_thread(os.waitpid, worker, 0) == (worker, 0)
 
     played(story)
+
+
+def test_that_the_control_process_goes_after_it_said_so_is_no_trouble(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    async def story() -> None:
+        alone = RelayPlane([Listening("cluster", False, LO, 0, transparent=False)])
+        (port,) = alone.ports()
+        await alone.write([Change("add", way_key("cluster", LO, TCP, port), None, Way((await serve(echo),)))])
+        (worker,) = alone.processes
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"x")
+        await reader.readexactly(1)
+        alone.close(patience=30)  # and closes its end, which the worker is told in another round
+        await asyncio.sleep(0.5)
+        writer.close()
+        assert await asyncio.to_thread(os.waitpid, worker, 0) == (worker, 0)
+
+    played(story)
+    assert capfd.readouterr().err == ""
 
 
 CONTROL = """

@@ -14,7 +14,7 @@ from struct import pack
 
 import pytest
 
-from kubeway.planes.relay.datagram import PORTS, Sessions
+from kubeway.planes.relay.datagram import FIRST, PORTS, Sessions
 from kubeway.planes.relay.entrance import Entrance
 from kubeway.planes.relay.objects import ANY, Endpoint, Way, way_key
 from kubeway.program.program import Change
@@ -312,12 +312,68 @@ def test_an_endpoint_that_leaves_has_its_clients_moved(relay: Relay, v6: bool, h
     with three.client.udp(me) as client, three.server.udp(a, 5300) as one, three.server.udp(b, 5300) as other:
         before = exchange(client, (way, 5300), one)
         relay.way(way, 5300, b)
-        assert relay.count() == 0
         seen = exchange(client, (way, 5300), other)
         assert (seen[0] == before[0] == me) != hide
-        if hide:  # what the one that left has still to say is for nobody
-            one.sendto(b"late", before)
-            assert exchange(client, (way, 5300), other) == seen
+        assert relay.count() == 2
+        one.sendto(b"late", before)  # it had been asked before it left
+        assert client.recvfrom(100)[0] == b"late"
+        assert exchange(client, (way, 5300), other) == seen
+        # Its time is over; what it has still to say is for nobody.
+        relay.running.tell(lambda: relay.datagrams.tick(relay.running.loop.now + FIRST))
+        if hide:
+            one.sendto(b"too late", before)
+            exchange(client, (way, 5300), other)
+
+
+def with_trains(relay: Relay, client: socket.socket, way: Address, endpoint: socket.socket) -> None:
+    """The client's datagrams come by a socket of their own from now on."""
+    seen = exchange(client, way, endpoint)
+
+    def done() -> bool:
+        train(endpoint, bytes(8000), 400, seen)
+        for _ in range(20):
+            assert len(client.recv(2000)) == 400
+        return relay.running.tell(lambda: any(one.line._face is not None for one in relay.sessions._answered))
+
+    until(done)
+
+
+def test_what_an_endpoint_that_left_has_not_been_told_goes_to_the_next(relay: Relay) -> None:
+    (me, _), (a, b, *_), _, kept, _ = addresses(False)
+    relay.way(kept, 5300, a)
+    three = relay.three
+    with three.client.udp(me) as client, three.server.udp(a, 5300) as one, three.server.udp(b, 5300) as other:
+        with_trains(relay, client, (kept, 5300), one)
+
+        def said_and_left() -> None:
+            client.sendto(b"for whom?", (kept, 5300))
+            time.sleep(0.2)  # it is there, and nobody reads it before the endpoint has left
+            entrance = relay.ways[kept, 5300]
+            relay.datagrams.left(entrance, entrance.become(Way((Endpoint(parse_ip(b), 5300),))))
+
+        relay.running.tell(said_and_left)
+        got, seen = other.recvfrom(100)
+        assert got == b"for whom?"
+        other.sendto(b"for me", seen)
+        assert client.recv(100) == b"for me"
+        assert relay.running.tell(lambda: relay.datagrams.lost) == 0
+
+
+def test_a_refusal_costs_the_first_datagram_only_where_trains_are_carried(relay: Relay) -> None:
+    (me, _), (a, b, *_), _, kept, _ = addresses(False)
+    relay.way(kept, 5300, a, b)
+    three = relay.three
+    with three.client.udp(me) as client, three.server.udp(b, 5300) as other:
+        with three.server.udp(a, 5300) as one:
+            with_trains(relay, client, (kept, 5300), one)
+
+        def three_of_them() -> None:
+            for number in range(3):
+                client.sendto(b"%d" % number, (kept, 5300))
+            time.sleep(0.2)  # all are there before the first is carried
+
+        relay.running.tell(three_of_them)
+        assert [other.recv(100) for _ in range(2)] == [b"1", b"2"]
 
 
 @FAMILIES
@@ -472,6 +528,7 @@ def test_thousands_of_sessions_and_never_more_than_the_bound(three: Three) -> No
             client.close()
         clients.clear()
         relay.way(kept, 5300)
+        relay.running.tell(lambda: relay.datagrams.tick(relay.running.loop.now + FIRST))
         assert relay.count() == 0
         until(lambda: relay.running.tell(descriptors) <= before)
     finally:
@@ -505,7 +562,7 @@ def test_without_descriptors_the_longest_idle_make_room(three: Three) -> None:
 # --- as a plane -----------------------------------------------------------------------------------
 
 
-def test_the_plane_has_its_first_worker_carry_udp(three: Three) -> None:
+def test_the_plane_has_workers_carry_what_comes_to_their_ports(three: Three) -> None:
     (me, _), (a, b, *_), node, kept, hidden = addresses(False)
     lo = parse_ip("127.0.0.1")
 

@@ -63,26 +63,27 @@ while left:
 time.sleep(600)
 """
 
-# Connects so often, and prints what became of each once that is known.
+# Connects so often, and prints what became of each once that is known. A reset may be there so soon that
+# it is the connecting that fails.
 CROWD = """
 import socket, sys, threading
+def tell(what):
+    sys.stdout.write(what + "\\n")
+    sys.stdout.flush()
 def one(peer):
     try:
-        told = peer.recv(99).decode() or "closed"
+        tell(peer.recv(99).decode() or "closed")
     except ConnectionResetError:
-        told = "reset"
-    sys.stdout.write(told + "\\n")
-    sys.stdout.flush()
+        tell("reset")
     threading.Event().wait()
-waiting = []
 for _ in range(int(sys.argv[3])):
     try:
         peer = socket.create_connection((sys.argv[1], int(sys.argv[2])), 60)
     except ConnectionResetError:
-        print("reset", flush=True)  # it came so fast that the call had not returned
-        continue
-    waiting.append(threading.Thread(target=one, args=(peer,)))
-    waiting[-1].start()
+        tell("reset")
+    else:
+        threading.Thread(target=one, args=(peer,)).start()
+threading.Event().wait()
 """
 
 Printed = Callable[[], list[str]]

@@ -16,7 +16,7 @@ from kubeway.lab.proxy import HEALTH, KUBEWAY, Proxy
 from kubeway.lab.topology import Lab
 from tests.kernel.place import CLIENT, SERVER, VIP, Place, answered, endpoints, service, until
 from tests.kernel.play import NFTABLES, WAYS
-from tests.kernel.workers import workers
+from tests.kernel.workers import end_workers, workers
 
 pytestmark = pytest.mark.kernel
 
@@ -169,8 +169,10 @@ def test_of_udp_no_more_is_lost_than_was_under_way(number: int, shop: Place, lab
                 tally = flood.stop()
                 assert tally.lost == {}, tally
                 assert tally.sent > 20
-            # Their sessions are over when nobody has answered for as long as a first answer may take.
-            until("the old ones end", lambda: not old & here(lab), 60)
+            if number == signal.SIGTERM:  # half a minute, so once
+                # Their sessions are over when nobody has answered for as long as a first answer may take.
+                until("the old ones end", lambda: not old & here(lab), 60)
+    end_workers(lab.node.net)  # of the second; and of the first, whose sessions last
 
 
 def test_a_daemon_that_was_succeeded_writes_nothing_and_is_well(shop: Place, lab: Lab) -> None:

@@ -1,6 +1,6 @@
 """
 What userspace mode steers, against a real kernel: packets of the lab end where the mode says that they do,
-and the endpoint sees whom it is to see. The relay is a small one of the tests' own.
+and the endpoint sees whom it is to see; by nft, and by xtables. The relay is a small one of the tests' own.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
 from msgspec.structs import replace
@@ -23,20 +23,28 @@ from kubeway.lab import kernel
 from kubeway.lab.host import Answer
 from kubeway.lab.topology import Lab
 from kubeway.model.forward import Endpoint, Forward, Frontend, FrontendKind, ServicePortName
+from kubeway.model.links import Links
 from kubeway.model.node import Detector, FamilyView, NodeView
 from kubeway.model.packet import DROP, PASS, REJECT, Fate, Fates, Packet
 from kubeway.modes.userspace import USERSPACE
-from kubeway.modes.userspace.layout import LISTEN, PORTS
-from kubeway.planes.link import KINDS as LINK_KINDS
-from kubeway.planes.nft.objects import KINDS as NFT_KINDS
+from kubeway.modes.userspace.layout import LISTEN, PORTS, owning
+from kubeway.modes.userspace.legacy import USERSPACE_LEGACY
+from kubeway.planes.ipset.ours import is_relays
 from kubeway.planes.relay.objects import ANY, Way
 from kubeway.program.link import Linker
 from kubeway.program.plan import diff, steps
+from kubeway.program.plane import Mode
 from kubeway.program.program import Key, Object
+from kubeway.shell.addresses import local_addresses
+from kubeway.shell.ipset_plane import IpsetPlane
+from kubeway.shell.leftovers import remove
 from kubeway.shell.link_plane import LinkPlane
 from kubeway.shell.nft import NftPlane
+from kubeway.shell.surroundings import Surroundings
+from kubeway.shell.xtables_legacy import XtLegacyPlane
 from kubeway.values import SCTP, TCP, UDP, Ip, Proto, parse_ip, parse_prefix, show_ip
 from tests.kernel.netns import needs_root
+from tests.kernel.play import UNASKED, off
 
 pytestmark = [pytest.mark.kernel, needs_root]
 
@@ -78,7 +86,14 @@ def view(lab: Lab, **changes: object) -> NodeView:
             addresses=frozenset(ip for ip in addresses if len(ip) == (4 if family == 4 else 16)),
         )
 
-    return replace(NodeView(of(4), of(6), relayed=True), **changes)
+    links = within(lab, surroundings)
+    assert links.families == {4, 6}
+    return replace(NodeView(of(4), of(6), relayed=True, bridged=links.bridged), **changes)
+
+
+def surroundings() -> Links:
+    with closing(Surroundings()) as one:
+        return one.look(local_addresses())
 
 
 PLACES = {"a": "10.244.1.11", "x": "10.244.1.41", "ra": "10.244.2.11", "node": at.NODE}
@@ -142,29 +157,37 @@ def guarded(proto: Proto, family: int) -> Forward:
     return replace(plain, frontends=(cluster, replace(balancer, sources=(let_in,)), node_port))
 
 
-def program(seen: NodeView, forwards: list[Forward]) -> Program:
+def program(seen: NodeView, forwards: list[Forward], mode: Mode = USERSPACE) -> Program:
     linker = Linker()
-    linker.update({(): USERSPACE.base(seen)})
-    linker.update({(f.name, f.family): USERSPACE.fragment(f, seen) for f in forwards})
+    linker.update({(): mode.base(seen)})
+    linker.update({(f.name, f.family): mode.fragment(f, seen) for f in forwards})
     return linker.objects
 
 
 # --- the node -------------------------------------------------------------------------------------
 
 
-def write(wanted: Program) -> None:
-    """Level the two planes of this namespace; what was written is what is read."""
-    part = {plane: {k: o for k, o in wanted.items() if k.plane == plane} for plane in ("link", "nft")}
-    with closing(LinkPlane(part["link"])) as link, closing(NftPlane(program=part["nft"])) as nft:
-        for step in steps(list(diff(link.read_now(), part["link"])), {"link": LINK_KINDS}):
-            link.write_now(step.changes)
-        for step in steps(list(diff(nft.read_now(), part["nft"])), {"nft": NFT_KINDS}):
-            asyncio.run(nft.write(step.changes))
-        assert link.read_now() == part["link"]
-        assert nft.read_now() == part["nft"]
+def write(wanted: Program, mode: Mode = USERSPACE) -> None:
+    """Level the planes of this namespace, but the relay; what was written is what is read."""
+    planes: dict[str, Callable[[Program], Any]] = {
+        "link": LinkPlane,
+        "nft": lambda part: NftPlane(program=part),
+        "ipset": lambda part: IpsetPlane(part, is_relays),
+        "xtables": lambda part: XtLegacyPlane(program=part),
+    }
+    order = {name: kinds for name, kinds in dict(mode.planes).items() if name != "relay"}
+    with ExitStack() as stack:
+        parts = {name: {k: o for k, o in wanted.items() if k.plane == name} for name in order}
+        made = {name: stack.enter_context(closing(planes[name](parts[name]))) for name in order}
+        held = {k: o for plane in made.values() for k, o in asyncio.run(plane.read()).items()}
+        changes = list(diff(held, {k: o for part in parts.values() for k, o in part.items()}))
+        for step in steps(changes, order):
+            asyncio.run(made[step.plane].write(step.changes))
+        for name, plane in made.items():
+            assert asyncio.run(plane.read()) == parts[name]
 
 
-def relay(wanted: Program) -> str:
+def relay(wanted: Program, mark: int = 0) -> str:
     """What the tests' relay is told."""
     ways = []
     for key, way in wanted.items():
@@ -173,7 +196,7 @@ def relay(wanted: Program) -> str:
             shown = "" if ip in ANY.values() else show_ip(ip)
             ways += [(list_, shown, proto, port, show_ip(one.ip), one.port) for one in way.endpoints]
     listeners = [(show_ip(ip), port, *one) for ip in LISTEN.values() for one, port in PORTS.items()]
-    return json.dumps({"ways": ways, "listeners": listeners})
+    return json.dumps({"ways": ways, "listeners": listeners, "mark": mark})
 
 
 class Steered(NamedTuple):
@@ -182,21 +205,30 @@ class Steered(NamedTuple):
     lab: Lab
     view: NodeView
     program: Program
+    mode: Mode
 
     def meant(self, sent: Packet) -> Fates:
-        return USERSPACE.fates(self.program, self.view, sent)
+        return self.mode.fates(self.program, self.view, sent)
 
 
-@pytest.fixture(scope="module")
-def steered(lab: Lab) -> Iterator[Steered]:
+@pytest.fixture(scope="module", params=[USERSPACE, USERSPACE_LEGACY], ids=["nft", "xtables"])
+def steered(request: pytest.FixtureRequest, lab: Lab) -> Iterator[Steered]:
+    mode: Mode = request.param
+    by_xtables = mode is USERSPACE_LEGACY
+    with off(lab.node, UNASKED if by_xtables else ()):
+        yield from steer(lab, mode, by_xtables)
+
+
+def steer(lab: Lab, mode: Mode, by_xtables: bool) -> Iterator[Steered]:
     seen = view(lab)
-    wanted = program(seen, world())
+    wanted = program(seen, world(), mode)
+    mark = owning(seen.mark) if by_xtables else 0
     for proto in ("TCP", "UDP"):
         for ip in at.both(at.NODE):
             lab.node.serve("node", proto, ip, HOSTNET)
-    within(lab, lambda: write(wanted))
+    within(lab, lambda: write(wanted, mode))
     # It ends with its input, so with this process at the latest.
-    argv = [sys.executable, "-I", str(Path(__file__).with_name("userspace_relay.py")), relay(wanted)]
+    argv = [sys.executable, "-I", str(Path(__file__).with_name("userspace_relay.py")), relay(wanted, mark)]
     process = subprocess.Popen(
         ["nsenter", "-t", str(lab.node.pid), "-n", "--", *argv],
         stdin=subprocess.PIPE,
@@ -205,11 +237,10 @@ def steered(lab: Lab) -> Iterator[Steered]:
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
-        yield Steered(lab, seen, wanted)
+        yield Steered(lab, seen, wanted, mode)
     finally:
         process.kill()
         process.communicate()
-        lab.node.run(["nft", "flush", "ruleset"])
         within(lab, unsteer)
         for proto in ("TCP", "UDP"):
             for ip in at.both(at.NODE):
@@ -217,9 +248,9 @@ def steered(lab: Lab) -> Iterator[Steered]:
 
 
 def unsteer() -> None:
-    with closing(LinkPlane()) as link:
-        assert link.remove() == ["rules and routes for steered packets"]
-        assert link.read_now() == {}
+    assert "rules and routes for steered packets" in remove(everybodys=False)
+    with closing(LinkPlane()) as link, closing(IpsetPlane(ours=is_relays)) as sets:
+        assert link.read_now() == sets.read_now() == {}
 
 
 # --- the walks ------------------------------------------------------------------------------------
@@ -308,16 +339,16 @@ def test_a_connection_outlives_its_way_in(steered: Steered, who: str) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == "there\n"
-        less = program(steered.view, [f for f in world() if f.name.service != "s10"])
+        less = program(steered.view, [f for f in world() if f.name.service != "s10"], steered.mode)
         try:
-            within(lab, lambda: write(less))
+            within(lab, lambda: write(less, steered.mode))
             assert lab.host(who).ask(vip, 80, wait=0.4).kind != "answered"
             process.stdin.write("\n")
             process.stdin.flush()
             assert process.stdout.readline() == "answered\n"
         finally:
             process.kill()
-            within(lab, lambda: write(steered.program))
+            within(lab, lambda: write(steered.program, steered.mode))
 
 
 @pytest.mark.parametrize("name", ["conf.all.rp_filter", "tcp_fwmark_accept", "fwmark_reflect"])
@@ -336,6 +367,8 @@ def test_however_the_node_is_set_packets_come(steered: Steered, name: str) -> No
 @pytest.mark.parametrize("family", [4, 6])
 def test_neighbours_on_a_bridge_see_each_other(steered: Steered, family: int, proto: str) -> None:
     """The answer is sent up where br_netfilter has the bridge ask the rules; else it would be bridged."""
+    if steered.mode is not USERSPACE:
+        pytest.skip("rules of xtables cannot write another address over an answer's")
     if not bridges_ask():
         pytest.skip("br_netfilter is not there, or off")
     lab = steered.lab

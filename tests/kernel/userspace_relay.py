@@ -2,9 +2,9 @@
 A relay for tests: as little as it takes to see which way packets go. A process of its own, standard library
 only.
 
-Its argument is JSON: `listeners`, each [address, port, list, hidden], and `ways`, each [list, address or ""
-for any, protocol number, port, endpoint address, endpoint port]. Of a way it knows one endpoint. It prints a
-line when it listens.
+Its argument is JSON: `mark`, of all its sockets; `listeners`, each [address, port, list, hidden], and `ways`,
+each [list, address or "" for any, protocol number, port, endpoint address, endpoint port]. Of a way it knows
+one endpoint. It prints a line when it listens.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ TRANSPARENT = {socket.AF_INET: (socket.SOL_IP, 19), socket.AF_INET6: (socket.IPP
 ORIGINAL = {socket.AF_INET: (socket.SOL_IP, 20), socket.AF_INET6: (socket.IPPROTO_IPV6, 74)}
 RESET = struct.pack("ii", 1, 0)
 
+TOLD = json.loads(sys.argv[1])
+
 Address = tuple[str, int]
 
 
 def transparent(ip: str, kind: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, kind)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, TOLD["mark"])
     sock.setsockopt(*TRANSPARENT[sock.family], 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     return sock
@@ -108,9 +111,8 @@ class Listener:
 
 
 def main() -> None:
-    told = json.loads(sys.argv[1])
-    for one in told["listeners"]:
-        Listener(told["ways"], *one)
+    for one in TOLD["listeners"]:
+        Listener(TOLD["ways"], *one)
     print("up", flush=True)
     sys.stdin.read()
 

@@ -6,6 +6,7 @@ model's, chances included.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import pytest
 from hypothesis import event, given
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from kubeway.model.addresses import is_loopback
+from kubeway.model.links import Links, Neighbours
 from kubeway.model.node import Ipvs
 from kubeway.model.packet import REJECT, Fates, Packet
 from kubeway.model.schedulers import SCHEDULERS
@@ -20,10 +22,20 @@ from kubeway.modes.iptables import IPTABLES
 from kubeway.modes.ipvs import IPVS
 from kubeway.modes.nftables import NFTABLES
 from kubeway.modes.userspace import USERSPACE
+from kubeway.modes.userspace.legacy import USERSPACE_LEGACY
 from kubeway.program.link import Linker
 from kubeway.program.plane import Mode
 from kubeway.program.program import Key, Object
+from kubeway.values import parse_prefix
 from tests.worlds import OPTIONS, World, packet, packets, service_docs, world, worlds
+
+MODES: Final[Mapping[str, Mode]] = {
+    "nftables": NFTABLES,
+    "iptables": IPTABLES,
+    "ipvs": IPVS,
+    "userspace": USERSPACE,
+    "userspace by xtables": USERSPACE_LEGACY,
+}
 
 
 def program(world: World, mode: Mode) -> Mapping[Key, Object]:
@@ -35,13 +47,12 @@ def program(world: World, mode: Mode) -> Mapping[Key, Object]:
 
 @given(worlds(), st.data())
 def test_all_modes_mean_what_the_model_means(some: World, data: st.DataObject) -> None:
-    modes: tuple[Mode, ...] = (NFTABLES, IPTABLES, IPVS, USERSPACE)
-    seen = {mode.name: some.in_mode(mode.name) for mode in modes}
-    programs = {mode.name: program(seen[mode.name], mode) for mode in modes}
+    seen = {name: some.in_mode(mode.name) for name, mode in MODES.items()}
+    programs = {name: program(seen[name], mode) for name, mode in MODES.items()}
     for _ in range(5):
         one: Packet = data.draw(packets(some))
-        for mode in modes:
-            its = seen[mode.name]
+        for name, mode in MODES.items():
+            its = seen[name]
             meant = its.oracle.fates(one)
             if mode is IPVS and is_balanced_again(its, one, meant):
                 event("balanced again")
@@ -50,11 +61,11 @@ def test_all_modes_mean_what_the_model_means(some: World, data: st.DataObject) -
             if mode is USERSPACE and way is not None and way.forward.hold and not way.forward.usable:
                 event("held, perhaps")
             for fate in meant:
-                event(f"{mode.name} {fate.verdict}")
+                event(f"{name} {fate.verdict}")
             if is_loopback(one.dst):
-                event(f"{mode.name} to loopback: {' '.join(sorted({fate.verdict for fate in meant}))}")
-            done = mode.fates(programs[mode.name], its.view, one)
-            assert dict(done) == dict(meant), mode.name
+                event(f"{name} to loopback: {' '.join(sorted({fate.verdict for fate in meant}))}")
+            done = mode.fates(programs[name], its.view, one)
+            assert dict(done) == dict(meant), name
 
 
 def is_balanced_again(world: World, sent: Packet, meant: Fates) -> bool:
@@ -82,9 +93,7 @@ def test_schedulers_choose_among_the_endpoints_the_model_says(name: str, by: str
     assert done == meant
 
 
-@pytest.mark.parametrize(
-    "mode", [NFTABLES, IPTABLES, IPVS, USERSPACE], ids=["nftables", "iptables", "ipvs", "userspace"]
-)
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 def test_who_was_sent_to_this_node_itself_is_not_asked_at_its_door(mode: Mode) -> None:
     """What goes on to an endpoint here comes in by loopback, where its address may be a firewalled one."""
     docs = service_docs("shop/a:http", vip="10.96.0.1", endpoints=["203.0.113.10"])
@@ -101,6 +110,35 @@ def test_who_was_sent_to_this_node_itself_is_not_asked_at_its_door(mode: Mode) -
     (fate,) = w.oracle.fates(sent)
     assert fate.verdict == "endpoint"
     assert list(mode.fates(program(w, mode), w.view, sent)) == [fate]
+
+
+@pytest.mark.parametrize(
+    ("client", "hidden"),
+    [("10.244.1.7", True), ("10.244.1.9", False), ("10.244.2.7", False)],
+    ids=["neighbour", "excepted", "elsewhere"],
+)
+def test_who_would_be_answered_past_this_node_is_hidden(client: str, hidden: bool) -> None:
+    near = Neighbours(parse_prefix("10.244.1.0/24"), (parse_prefix("10.244.1.9/32"),))
+    docs = service_docs("shop/a:http", vip="10.96.0.1", endpoints=1)
+    w = world(docs, links=Links(neighbours=(near,))).in_mode("userspace")
+    sent = packet(client, "10.96.0.1:80", iif="cni0")
+    (fate,) = w.oracle.fates(sent)
+    assert (fate.verdict, fate.masquerade) == ("endpoint", hidden)
+    assert list(USERSPACE.fates(program(w, USERSPACE), w.view, sent)) == [fate]
+    (elsewhere,) = world(docs, links=w.links).oracle.fates(sent)
+    assert not elsewhere.masquerade
+
+
+def test_of_a_family_that_the_node_cannot_hand_to_itself_nothing_is_done() -> None:
+    docs = service_docs("shop/a:http", vip="10.96.0.1") + service_docs("shop/b:http", vip="fd00:10:96::1")
+    w = world(docs, links=Links(families=frozenset((4,)))).in_mode("userspace")
+    objects = program(w, USERSPACE)
+    assert not any(key.name[0] in ("ip6", 6) for key in objects)
+    four, six = packet("10.244.2.7", "10.96.0.1:80"), packet("fd00:10:244:2::7", "[fd00:10:96::1]:80")
+    for sent, verdict in ((four, "endpoint"), (six, "pass")):
+        (fate,) = w.oracle.fates(sent)
+        assert fate.verdict == verdict
+        assert list(USERSPACE.fates(objects, w.view, sent)) == [fate]
 
 
 @pytest.mark.parametrize("policy", ["Cluster", "Local"])

@@ -178,6 +178,7 @@ def test_the_defaults_are_written_as_kube_proxy_writes_them() -> None:
         "traceFile": "",
         "iptablesBackend": "auto",
         "ipvsDrain": "15m0s",
+        "steering": "auto",
         "relayWorkers": 0,
         "relayDrain": "15m0s",
         "relayHalfClosed": "1h0m0s",
@@ -414,8 +415,8 @@ def test_in_our_own_section_they_are_errors() -> None:
         config(kubeway={"minSyncGab": "1s"})
     assert str(error.value) == (
         "f: kubeway.minSyncGab: no such setting; "
-        "there are minSyncGap, driftRepair, traceFile, iptablesBackend, ipvsDrain, relayWorkers, relayDrain, "
-        "relayHalfClosed"
+        "there are minSyncGap, driftRepair, traceFile, iptablesBackend, ipvsDrain, steering, relayWorkers, "
+        "relayDrain, relayHalfClosed"
     )
 
 

@@ -243,6 +243,12 @@ def test_the_defaults_may_be() -> None:
             "logging.options.text.infoBufferSize: Forbidden: Feature LoggingAlphaOptions is disabled",
         ),
         (
+            "kubeway.steering",
+            "ipvs",
+            "userspace",
+            'kubeway.steering: Invalid value: "ipvs": must be one of auto, nft, xtables',
+        ),
+        (
             "kubeway.minSyncGap",
             "soon",
             "nftables",

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from kubeway.model.node import Ipvs, NodeView
 from kubeway.model.schedulers import SCHEDULERS
+from kubeway.modes.chains.entries import put
 from kubeway.modes.iptables import IPTABLES
 from kubeway.modes.ipvs import IPVS, IpvsMode, sets
 from kubeway.modes.nftables import NFTABLES
@@ -210,7 +211,7 @@ def test_a_prefix_of_length_zero_is_two_halves() -> None:
     objects: dict[Key, Object] = {}
     for text in ("0.0.0.0/0", "::/0"):
         prefix = parse_prefix(text)
-        sets.put(objects, family_of(prefix.ip), sets.SOURCE_CIDR, prefix.ip, 6, 80, prefix)
+        put(objects, family_of(prefix.ip), sets.SOURCE_CIDR, prefix.ip, 6, 80, prefix)
     assert [show_fields(key.name[1:]).rpartition(",")[2] for key in objects] == [
         "0.0.0.0/1",
         "128.0.0.0/1",

@@ -66,6 +66,14 @@ exprs = st.one_of(
     ),
     st.builds(o.Numgen, registers, st.integers(1, 1 << 31), st.integers(0, 1 << 31)),
     st.builds(
+        o.Hash,
+        registers,
+        registers,
+        st.integers(1, 64),
+        st.integers(1, 1 << 31),
+        st.integers(0, (1 << 32) - 1),
+    ),
+    st.builds(
         o.Dynset,
         st.sampled_from(["add", "update", "delete"]),
         names,

@@ -22,6 +22,7 @@ from kubeway.planes.link import (
     Rule,
     address_key,
     objects,
+    role_key,
     route_key,
     rule_key,
     steering,
@@ -656,6 +657,13 @@ STEER: Program = {
     for family in (4, 6)
     for key, obj in {table_key(family): Homeward(), rule_key(family, 0x2000): Rule()}.items()
 }
+APART: Program = {
+    table_key(4): Homeward(),
+    rule_key(4, 0x1000): Rule(),
+    role_key(4, 0x2000, "pass"): Rule(),
+    role_key(4, 0x2000, "late"): Rule(),
+    role_key(4, 0, "end"): Rule(),
+}
 
 
 def heard(parcels: list[Parcel]) -> list[Message]:
@@ -668,6 +676,18 @@ def test_what_steers_is_lowered_and_lifted_back() -> None:
     assert [m.kind for m in told] == [24, 32, 24, 32]
     routes, rules = [m for m in told if m.kind == 24], [m for m in told if m.kind == 32]
     assert lift(None, [], routes, {}, rules) == STEER
+
+
+def test_rules_that_keep_what_is_this_node_s_own_apart_are_lifted_back() -> None:
+    told = heard(steering.lower(list(diff({}, APART))))
+    routes, rules = [m for m in told if m.kind == 24], [m for m in told if m.kind == 32]
+    assert lift(None, [], routes, {}, rules) == APART
+    assert [line for line in objects.show(APART).splitlines() if "rule" in line] == [
+        "# ip rule add priority 4 nop protocol 117",
+        "# ip rule add priority 1 fwmark 0x1000/0x1000 lookup 117 protocol 117",
+        "# ip rule add priority 3 fwmark 0x2000/0x2000 lookup 117 protocol 117",
+        "# ip rule add priority 2 iif lo fwmark 0x2000/0x2000 goto 4 protocol 117",
+    ]
 
 
 def test_a_table_is_there_before_the_rule_that_leads_to_it() -> None:
@@ -688,7 +708,7 @@ def test_a_rule_of_ours_that_is_otherwise_is_made_anew(change: dict[str, object]
     odd = right._replace(**change)
     (told,) = messages(wire.new_rule(odd))
     if not odd.plain:
-        told = said(32, bytes(told.body) + attr(3, b"eth0\0"))
+        told = said(32, bytes(told.body) + attr(17, b"eth0\0"))
     found = lift(None, [], [], {}, [told])
     assert found == {key: Rule((odd,))}
     parcels = steering.lower([Change("set", key, found[key], Rule())])

@@ -25,10 +25,12 @@ from kubeway.planes.nft.build import (
     mark_on,
     marked,
     new_flow,
+    not_opening,
     prefix,
     priority_from,
     priority_is,
     priority_zero,
+    protocol,
     remember,
     row,
     rule,
@@ -71,7 +73,7 @@ from kubeway.planes.nft.objects import (
     set_key,
 )
 from kubeway.program.program import Key
-from kubeway.values import TCP, Ip, parse_ip, parse_prefix
+from kubeway.values import TCP, UDP, Ip, parse_ip, parse_prefix
 
 NODE = parse_ip("192.168.0.1")
 CLIENT = parse_ip("172.16.0.9")
@@ -396,6 +398,10 @@ def test_rules_without_instructions_are_passed_over() -> None:
         ((Meta(0, "l4proto"), Cmp(0, "!=", TCP_BYTE)), coming(), False),
         ((Payload(0, "transport", 2, 2), Cmp(0, "==", port(80))), coming(), True),
         ((Payload(0, "transport", 2, 2), Cmp(0, "==", port(80))), coming(number=81), False),
+        (not_opening(), coming(), False),
+        ((*not_opening()[2:4], Cmp(0, "==", b"\x02")), coming(), True),
+        (protocol(TCP), coming(), True),
+        (protocol(UDP), coming(), False),
         (marked(1), coming(), False),
         (priority_is(0, 0xFFFFFFFF), coming(), True),
     ],

@@ -34,6 +34,7 @@ from kubeway.planes.nft.objects import (
     Fib,
     Foreign,
     Goto,
+    Hash,
     Immediate,
     Jump,
     Lookup,
@@ -102,6 +103,7 @@ def sets(family: Family) -> dict[str, Set]:
         "allowed": Set((*way_in(family), f"{family} saddr"), ranges=True, comment="sources"),
         "ranges": Set((f"{family} daddr",), ranges=True),
         "hairpin": Set(flow(family), size=100),
+        "shares": Set((slot,), verdicts=True),
     }
 
 
@@ -212,6 +214,13 @@ def words(family: Family) -> dict[str, Exprs]:
             *(priority, Bitwise(0, host32(0x0FFFFFFF), zero)),
             MetaSet(0, "priority"),
         ),
+        "meta priority set jhash IP saddr mod 3 seed 0xdeadbeef": (
+            *(*client, Hash(0, 0, 4 * size, 3, 0xDEADBEEF), MetaSet(0, "priority")),
+        ),
+        "meta l4proto udp jhash IP saddr mod 2 seed 0x1 vmap @shares": (
+            *(Meta(0, "l4proto"), Cmp(0, "==", UDP)),
+            *(*client, Hash(0, 0, 4 * size, 2, 1), Lookup(0, "shares", "verdict")),
+        ),
         "meta priority set numgen random mod 3": (Numgen(0, 3), MetaSet(0, "priority")),
         "fib saddr type local goto more": (Fib(0, "saddr"), Cmp(0, "==", host32(2)), Goto("more")),
         "fib daddr type != local jump more": (Fib(0, "daddr"), Cmp(0, "!=", host32(2)), Jump("more")),
@@ -252,6 +261,11 @@ def words(family: Family) -> dict[str, Exprs]:
             *(Meta(0, "iifkind"), Cmp(0, "==", b"bridge".ljust(16, b"\0")), Accept()),
         ),
         "IP daddr set ct original IP saddr": (CtOriginal(0), SetDaddr(0)),
+        "tcp flags != syn / syn,ack accept": (
+            *(Meta(0, "l4proto"), Cmp(0, "==", b"\x06")),
+            *(Payload(0, "transport", 13, 1), Bitwise(0, b"\x12", b"\0"), Cmp(0, "!=", b"\x02")),
+            Accept(),
+        ),
         "socket transparent 1 accept": (SocketTransparent(0), Cmp(0, "==", b"\1"), Accept()),
         "socket transparent 0 accept": (SocketTransparent(0), Cmp(0, "==", b"\0"), Accept()),
         'iifname "cni0" accept': (
@@ -389,6 +403,7 @@ def elements(family: Family) -> list[tuple[str, bytes, Element]]:
         *(("ranges", low, Element(end=high)) for low, high in ends),
         *(("allowed", row(web, low), Element(end=row(web, high))) for low, high in ends),
         ("hairpin", row(one, one, TCP, port(8080)), Element()),
+        *(("shares", host32(n), Element(Goto("more"))) for n in (0, 1, 256)),
     ]
 
 

@@ -11,10 +11,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from kubeway.model.links import Neighbours
 from kubeway.planes.relay.datagram import PORTS, Session, Sessions
 from kubeway.planes.relay.entrance import Entrance
 from kubeway.planes.relay.objects import Endpoint, Way
-from kubeway.values import Ip
+from kubeway.values import Ip, host_prefix
 
 ENDPOINTS = tuple(Endpoint(Ip(bytes((10, 244, 0, n))), 53) for n in range(1, 6))
 A, B, C = ENDPOINTS[:3]
@@ -144,7 +145,8 @@ def test_an_endpoint_that_leaves_has_its_sessions_moved_at_once() -> None:
     for name in "abcd":
         play.sessions.answered(play.ask(name, 0)[0], 0)
     gone = play.entrance.become(Way((B, C)))
-    assert ended(play.sessions.left(play.entrance, gone)) == ["a", "c"]
+    assert ended(play.sessions.left(play.entrance, gone, 1)) == ["a", "c"]
+    assert play.entrance.balancer.load(A) == play.sessions.at(play.entrance, A) == 0
     assert play.ask("a", 1)[0].endpoint in (B, C)
     assert play.ask("b", 1)[0].endpoint == B
 
@@ -154,8 +156,72 @@ def test_one_ways_endpoint_that_leaves_stays_with_another_way() -> None:
     other = Entrance(Way((A,)))
     play.ask("a", 0)
     new, _ = play.sessions.open("b", other, ME, False, 0, Random(1))
-    assert ended(play.sessions.left(play.entrance, play.entrance.become(Way(())))) == ["a"]
+    assert ended(play.sessions.left(play.entrance, play.entrance.become(Way(())), 1)) == ["a"]
     assert play.sessions.find("b") is new
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_what_was_asked_of_an_endpoint_that_leaves_may_be_answered_yet(answered: bool) -> None:
+    play = Play(A, B, first=30, idle=120)
+    one, _ = play.ask("x", 0)
+    if answered:
+        play.sessions.answered(one, 1)
+        play.ask("x", 5)
+    assert play.sessions.left(play.entrance, play.entrance.become(Way((B,))), 20) == [one]
+    assert (one.over, one.leaving) == (False, True)
+    other, _ = play.ask("x", 20)
+    assert other.endpoint == B
+    assert len(play.sessions) == 2
+    play.sessions.answered(other, 21)
+    assert play.sessions.due == 50
+    assert play.sessions.expired(49.9) == []
+    assert play.sessions.expired(50) == [one]
+    assert one.over
+    assert (len(play.sessions), play.sessions.find("x")) == (1, other)
+
+
+def test_who_has_been_silent_for_long_awaits_nothing_of_an_endpoint_that_leaves() -> None:
+    play = Play(A, first=30, idle=120)
+    one, _ = play.ask("x", 0)
+    play.sessions.answered(one, 0)
+    other, _ = play.ask("y", 1)
+    play.sessions.answered(other, 1)
+    assert play.sessions.left(play.entrance, play.entrance.become(Way(())), 30) == [one, other]
+    assert (one.over, other.over) == (True, False)
+
+
+def test_one_that_is_leaving_and_is_refused_speaks_against_nobody() -> None:
+    play = Play(A, B)
+    one, _ = play.ask("x", 0)
+    play.sessions.left(play.entrance, play.entrance.become(Way((B,), demote=True)), 1)
+    play.entrance.become(Way((A, B), demote=True))
+    play.sessions.refused(one, 2)
+    assert one.over
+    assert {play.ask(name, 3)[0].endpoint for name in "xy"} == {A, B}
+    assert play.entrance.tally.refused == 0
+
+
+def test_those_that_are_leaving_make_room_first() -> None:
+    play = Play(A, B, most=3)
+    asked, _ = play.ask("asked", 0)  # at A, as is the third
+    play.sessions.answered(play.ask("old", 0)[0], 0)
+    play.ask("late", 1)
+    play.sessions.left(play.entrance, play.entrance.become(Way((B,))), 2)
+    assert play.ask("new", 3)[1] == ["asked"]
+    assert asked.over
+    assert play.ask("newer", 3)[1] == ["late"]
+    assert play.ask("newest", 3)[1] == ["new"]
+    assert len(play.sessions) == 3
+
+
+def test_while_one_is_leaving_its_name_is_not_anothers() -> None:
+    play = Play(A, most=10_000)
+    ones = [play.ask(f"a {n}", 0)[0] for n in range(30)]
+    play.sessions.left(play.entrance, play.entrance.become(Way(())), 1)
+    play.entrance.become(Way((A,)))
+    others = [play.ask(f"b {n}", 2)[0] for n in range(30)]
+    ports = [one.port for one in (*ones, *others) if one.port]
+    assert len(ports) == len(set(ports)) == 60
 
 
 def test_a_refusal_ends_the_session_and_speaks_against_the_endpoint() -> None:
@@ -208,10 +274,11 @@ def test_a_port_is_free_again_and_the_same_one_does_for_another_endpoint() -> No
     [
         (A, False, True),
         (A, True, False),
-        (Endpoint(A.ip, 1, itself=True), False, False),
+        (Endpoint(A.ip, 1, near=Neighbours(host_prefix(ME))), False, False),
+        (Endpoint(A.ip, 1, near=Neighbours(host_prefix(A.ip))), False, True),
         (Endpoint(ME, 53), False, False),
     ],
-    ids=["kept", "hidden", "itself", "hairpin"],
+    ids=["kept", "hidden", "near", "near others", "hairpin"],
 )
 def test_who_sees_the_client(endpoint: Endpoint, hidden: bool, seen: bool) -> None:
     play = Play(endpoint)
@@ -225,8 +292,8 @@ def test_who_sees_the_client(endpoint: Endpoint, hidden: bool, seen: bool) -> No
 
 
 class Table(RuleBasedStateMachine):
-    """Whatever happens: never more than the bound, each ends in time, none with an endpoint that is gone, and
-    the sessions that were given out and not taken back are those that are there."""
+    """Whatever happens: never more than the bound, each ends in time, none that is found has an endpoint that
+    is gone, and the sessions that were given out and not taken back are those that are there."""
 
     MOST, FIRST, IDLE = 4, 3.0, 5.0
 
@@ -237,11 +304,12 @@ class Table(RuleBasedStateMachine):
         self.entrances = [Entrance(Way(ENDPOINTS[:2])), Entrance(Way(ENDPOINTS[1:4], balance="leastconn"))]
         self.sessions = Sessions(self.MOST, self.FIRST, self.IDLE)
         self.there: dict[Session, float] = {}
+        self.leaving: dict[Session, float] = {}
 
     def gone(self, some: list[Session]) -> None:
         for one in some:
             assert one.over
-            del self.there[one]
+            del (self.leaving if one.leaving else self.there)[one]
 
     @rule(client=st.integers(0, 6), way=st.integers(0, 1), hidden=st.booleans())
     def ask(self, client: int, way: int, hidden: bool) -> None:
@@ -255,6 +323,12 @@ class Table(RuleBasedStateMachine):
             assert not self.entrances[way].way.endpoints
         else:
             self.there[one] = self.now
+
+    @precondition(lambda self: self.leaving)
+    @rule(data=st.data(), how=st.sampled_from(["refused", "end"]))
+    def end_early(self, data: st.DataObject, how: str) -> None:
+        one = data.draw(st.sampled_from([*self.leaving]))
+        self.gone([self.sessions.refused(one, self.now) if how == "refused" else self.sessions.end(one)])
 
     @precondition(lambda self: self.there)
     @rule(data=st.data(), how=st.sampled_from(["answered", "answered", "refused", "end"]))
@@ -272,7 +346,14 @@ class Table(RuleBasedStateMachine):
     def become(self, way: int, which: set[Endpoint]) -> None:
         entrance = self.entrances[way]
         gone = entrance.become(Way(tuple(sorted(which)), balance=entrance.way.balance))
-        self.gone(self.sessions.left(entrance, gone))
+        for one in self.sessions.left(entrance, gone, self.now):
+            assert one.endpoint in gone
+            if one.over:
+                assert self.there[one] + self.FIRST <= self.now
+                self.gone([one])
+            else:
+                del self.there[one]
+                self.leaving[one] = self.now
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 3.0, 6.0]))
     def wait(self, seconds: float) -> None:
@@ -285,14 +366,19 @@ class Table(RuleBasedStateMachine):
     @invariant()
     def holds(self) -> None:
         sessions = self.sessions
-        assert len(sessions) == len(self.there) <= self.MOST
-        names = [(one.as_client, one.port, one.endpoint.ip) for one in self.there if one.port]
+        assert len(sessions) == len(self.there) + len(self.leaving) <= self.MOST
+        both = (*self.there, *self.leaving)
+        names = [(one.as_client, one.port, one.endpoint.ip) for one in both if one.port]
         assert len(names) == len(set(names))
         for one, heard in self.there.items():
             assert sessions.find(one.key) is one
             assert one.endpoint in one.entrance.way.endpoints
             assert self.now < heard + (self.IDLE if one.answered else self.FIRST)
             assert sessions.due <= heard + (self.IDLE if one.answered else self.FIRST)
+        for one, at in self.leaving.items():
+            assert sessions.find(one.key) is not one
+            assert self.now < at + self.FIRST
+            assert sessions.due <= at + self.FIRST
         for entrance in self.entrances:
             for endpoint in ENDPOINTS:
                 count = sum(one.entrance is entrance and one.endpoint == endpoint for one in self.there)
@@ -301,8 +387,10 @@ class Table(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.gone(self.sessions.expired(self.now + max(self.FIRST, self.IDLE)))
         assert not self.there
+        assert not self.leaving
         assert len(self.sessions) == 0
         assert self.sessions.due == inf
+        assert not any(each.balancer.load(one) for each in self.entrances for one in ENDPOINTS)
 
 
 TestTable = Table.TestCase

@@ -68,6 +68,7 @@ def phrases(family: o.Family) -> dict[str, tuple[o.TableName, o.Rule]]:
     holes = "10.0.0.0/255.0.255.0" if four else "fd00:96::/ff00:ff::"
     pod = "10.244.0.7" if four else "fd00:244::7"
     end = f"{pod}:8080" if four else f"[{pod}]:8080"
+    here = "127.0.0.1" if four else "::1"
     whole = "255.255.255.255" if four else "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
     reject = "icmp-port-unreachable" if four else "icmp6-port-unreachable"
     at, of, to = parse_prefix(host), parse_prefix(net), parse_ip(pod)
@@ -191,6 +192,37 @@ def phrases(family: o.Family) -> dict[str, tuple[o.TableName, o.Rule]]:
             to=o.ForeignTarget(("-j", "LOG", "--log-prefix", "who is it ")),
         ),
     }
+    mangles: dict[str, o.Rule] = {
+        "-m socket --transparent -g KUBE-SVC-BBBBBBBBBBBBBBBB": rule(
+            o.Transparent(), to=o.Goto("KUBE-SVC-BBBBBBBBBBBBBBBB")
+        ),
+        "-m connmark ! --mark 0x2000/0x3000 -j KUBE-SVC-BBBBBBBBBBBBBBBB": rule(
+            o.ConnMark(0x2000, 0x3000, True), to=o.Jump("KUBE-SVC-BBBBBBBBBBBBBBBB")
+        ),
+        "-m connmark --mark 0x0/0x3000 -m conntrack --ctdir REPLY -j RETURN": rule(
+            o.ConnMark(0, 0x3000), o.Answering(), to=o.Return()
+        ),
+        "-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j RETURN": rule(tcp, o.Opening(), to=o.Return()),
+        "-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -m socket --transparent": rule(
+            tcp, o.Opening(invert=True), o.Transparent()
+        ),
+        "-p tcp -m tcp --tcp-flags SYN,ACK SYN": rule(
+            tcp, o.ForeignMatch(("-m", "tcp", "--tcp-flags", "SYN,ACK", "SYN"))
+        ),
+        "-m connmark --mark 0x1": rule(o.ConnMark(1, 0xFFFFFFFF)),
+        "-j CONNMARK --set-xmark 0x2000/0x2000": rule(to=o.ConnMarkXset(0x2000, 0x2000)),
+        "-j CONNMARK --set-xmark 0x1/0xffffffff": rule(to=o.ConnMarkXset(1, 0xFFFFFFFF)),
+        f"-p tcp -j TPROXY --on-port 10801 --on-ip {here} --tproxy-mark 0x2000/0x3000": rule(
+            tcp, to=o.Tproxy(parse_ip(here), 10801, 0x2000, 0x3000)
+        ),
+        "-m socket --transparent --nowildcard": rule(
+            o.ForeignMatch(("-m", "socket", "--transparent", "--nowildcard"))
+        ),
+        "-m conntrack --ctdir ORIGINAL": rule(o.ForeignMatch(("-m", "conntrack", "--ctdir", "ORIGINAL"))),
+        "-j CONNMARK --restore-mark --nfmask 0xff --ctmask 0xff": rule(
+            to=o.ForeignTarget(("-j", "CONNMARK", "--restore-mark", "--nfmask", "0xff", "--ctmask", "0xff"))
+        ),
+    }
     after = {
         "-j MASQUERADE --random-fully": rule(to=o.Masquerade()),
         "-j MASQUERADE": rule(to=o.Masquerade(fully=False)),
@@ -198,6 +230,7 @@ def phrases(family: o.Family) -> dict[str, tuple[o.TableName, o.Rule]]:
     return {
         **{words: ("nat", one) for words, one in {**nat, **after}.items()},
         **{words: ("filter", one) for words, one in filters.items()},
+        **{words: ("mangle", one) for words, one in mangles.items()},
     }
 
 
@@ -290,6 +323,8 @@ inner_matches: SearchStrategy[o.Match] = st.one_of(
     st.builds(o.AddrType, st.sampled_from(["src", "dst"])),
     st.builds(o.CtState, states, st.booleans()),
     st.builds(o.Mark, marks, marks, st.booleans()),
+    st.builds(o.ConnMark, marks, marks, st.booleans()),
+    st.just(o.Answering()),
     st.builds(o.Random, st.integers(1, 40_000)),
     st.builds(o.Comment, comments),
     st.just(o.ForeignMatch(("-m", "limit", "--limit", "1/sec"))),
@@ -349,6 +384,7 @@ def targets(
         kinds += [st.just(o.ForeignTarget(("-j", "LOG", "--log-prefix", "who is it ")))]
     else:
         kinds.append(st.builds(o.MarkXset, marks, marks))
+        kinds.append(st.builds(o.ConnMarkXset, marks, marks))
     if table == "nat" and last:
         kinds.append(st.builds(o.Masquerade, st.booleans()))
     elif table == "nat" and proto is not None:

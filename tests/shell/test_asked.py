@@ -57,6 +57,7 @@ SAMPLES = {
     "show-hidden-metrics-for-version": "1.35",
     "kubeway-min-sync-gap": "17s",
     "kubeway-iptables-backend": "legacy",
+    "kubeway-steering": "xtables",
     "cluster-cidr": "10.0.0.0/8",
 }
 

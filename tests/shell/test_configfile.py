@@ -71,7 +71,7 @@ def test_fields_given_twice_are_named(file: Path) -> None:
         (
             TEXT + "kubeway: {x: 1}",
             "FILE: kubeway.x: no such setting; there are minSyncGap, driftRepair, traceFile, "
-            "iptablesBackend, ipvsDrain, relayWorkers, relayDrain, relayHalfClosed",
+            "iptablesBackend, ipvsDrain, steering, relayWorkers, relayDrain, relayHalfClosed",
         ),
         (TEXT + "oomScoreAdj: x", "FILE: oomScoreAdj: Expected `int`, got `str`"),
         (

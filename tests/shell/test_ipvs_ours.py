@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import pytest
 
+from kubeway.modes.chains.entries import put
 from kubeway.modes.ipvs import sets
 from kubeway.planes.ipset.objects import ENTRY, Set, entry_key, set_key
 from kubeway.program.program import Key, Object
@@ -24,7 +25,7 @@ class Kernel:
         self.addresses = [parse_ip(text) for text in addresses]
 
     def put(self, name: str, *fields: object, family: int = 4) -> Kernel:
-        sets.put(self.objects, family, name, *fields)
+        put(self.objects, family, name, *fields)
         return self
 
     def read_now(self) -> Mapping[Key, Object]:

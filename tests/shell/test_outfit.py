@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from kubeway.errors import Refused, Unsupported
-from kubeway.model.node import Ipvs, NodeFacts, Options
+from kubeway.model.node import Ipvs, NodeFacts, Options, Steering
 from kubeway.model.view import node_view
 from kubeway.planes import sysctl
 from kubeway.planes.memory import MemoryPlane
@@ -22,7 +22,16 @@ from kubeway.planes.relay.datagram import IDLE
 from kubeway.planes.relay.stream import Limits
 from kubeway.program.link import Linker
 from kubeway.program.program import Change, Key
-from kubeway.shell import ipset_plane, ipvs_plane, kernel, leftovers, link_plane, outfit
+from kubeway.shell import (
+    ipset_plane,
+    ipvs_plane,
+    kernel,
+    leftovers,
+    link_plane,
+    outfit,
+    steering,
+    surroundings,
+)
 from kubeway.shell import nft as nft_plane
 from kubeway.shell.compound import Compound
 from kubeway.shell.kernel import release
@@ -84,6 +93,8 @@ def test_the_relay_is_told_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(RelayPlane, "__init__", lambda self, *_, **words: told.update(words))
     monkeypatch.setattr(link_plane, "LinkPlane", lambda objects: MemoryPlane(sysctl))
     monkeypatch.setattr(nft_plane, "NftPlane", lambda origin, objects: MemoryPlane(sysctl))
+    monkeypatch.setattr(nft_plane, "probe_spreading", lambda: "")
+    monkeypatch.setattr(surroundings, "Surroundings", lambda: None)
     options = Options(mode="userspace", relay_workers=3)
 
     def ask(relaying: Relaying) -> dict[str, Any]:
@@ -141,8 +152,87 @@ def test_what_the_relay_needs_and_has_not_is_said_before_it_listens(
     monkeypatch.setattr(replies, "probe", lambda: raw)
     monkeypatch.setattr(RelayPlane, "__init__", _never)
     with pytest.raises(Unsupported) as error:
-        outfit.outfit(Options(mode="userspace"), Linker(), lambda record: None)
+        outfit.outfit(Options(mode="userspace", steering="nft"), Linker(), lambda record: None)
     assert str(error.value) == said
+
+
+@pytest.mark.parametrize(
+    ("asked", "by_nft", "sets", "by_xtables", "chosen"),
+    [
+        ("auto", "", "no sets", "no tool", ("nft", "this kernel has all that they need")),
+        ("auto", "no tproxy", "", "", ("xtables", "no tproxy")),
+        ("nft", "", "no sets", "no tool", ("nft", "asked for by --kubeway-steering")),
+        ("xtables", "", "", "", ("xtables", "asked for by --kubeway-steering")),
+    ],
+)
+def test_nft_leads_to_the_relay_where_it_can_and_xtables_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+    asked: Steering,
+    by_nft: str,
+    sets: str,
+    by_xtables: str,
+    chosen: tuple[str, str],
+) -> None:
+    lacking(monkeypatch, by_nft, sets, by_xtables, "")
+    assert steering.choose(asked) == chosen
+
+
+@pytest.mark.parametrize(
+    ("asked", "by_nft", "sets", "by_xtables", "relay", "said"),
+    [
+        (
+            "auto",
+            "no tproxy",
+            "no sets",
+            "no tool",
+            "no CAP_NET_RAW",
+            "no tproxy; and by xtables: no sets; no tool; no CAP_NET_RAW",
+        ),
+        ("auto", "no tproxy", "", "no tool", "", "no tproxy; and by xtables: no tool"),
+        ("auto", "no tproxy", "", "", "no CAP_NET_RAW", "no CAP_NET_RAW"),
+        ("nft", "no tproxy", "", "", "", "no tproxy"),
+        ("xtables", "", "no sets", "", "", "no sets"),
+    ],
+)
+def test_whatever_keeps_packets_from_the_relay_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    asked: Steering,
+    by_nft: str,
+    sets: str,
+    by_xtables: str,
+    relay: str,
+    said: str,
+) -> None:
+    lacking(monkeypatch, by_nft, sets, by_xtables, relay)
+    with pytest.raises(Unsupported) as error:
+        steering.choose(asked)
+    assert str(error.value) == f"mode userspace: {said}"
+
+
+def lacking(monkeypatch: pytest.MonkeyPatch, by_nft: str, sets: str, by_xtables: str, relay: str) -> None:
+    monkeypatch.setattr(nft_plane, "probe_steering", lambda: by_nft)
+    monkeypatch.setattr(ipset_plane, "probe", lambda: sets)
+    monkeypatch.setattr(steering, "probe_xtables", lambda: by_xtables)
+    monkeypatch.setattr(replies, "probe", lambda: relay)
+
+
+def test_bridges_that_ask_the_rules_are_told_of(tmp_path: Path) -> None:
+    assert steering.asking(tmp_path) == ()
+    (tmp_path / "bridge-nf-call-iptables").write_text("0\n")
+    (tmp_path / "bridge-nf-call-ip6tables").write_text("1\n")
+    assert steering.asking(tmp_path) == ("net.bridge.bridge-nf-call-ip6tables",)
+
+
+def test_several_workers_need_a_kernel_that_can_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nft_plane, "probe_steering", lambda: "")
+    monkeypatch.setattr(nft_plane, "probe_spreading", lambda: "no hash")
+    monkeypatch.setattr(replies, "probe", lambda: "")
+    monkeypatch.setattr(RelayPlane, "__init__", _never)
+    with pytest.raises(Unsupported, match=r"^mode userspace: no hash$"):
+        asked = Options(mode="userspace", relay_workers=2, steering="nft")
+        outfit.outfit(asked, Linker(), lambda record: None)
+    with pytest.raises(AssertionError, match="it listens"):  # of one worker nobody has to be chosen
+        outfit.outfit(Options(mode="userspace", relay_workers=1), Linker(), lambda record: None)
 
 
 def _never(*_: object, **__: object) -> None:
@@ -181,7 +271,8 @@ def test_rules_that_the_kernel_does_not_take_are_named(
     ("number", "said"),
     [
         (errno.EPERM, "UDP clients can only be answered with CAP_NET_RAW: run as root"),
-        (errno.EAFNOSUPPORT, "UDP clients of IPv6 cannot be answered: "),
+        (errno.EACCES, "UDP clients of IPv6 cannot be answered: "),
+        (errno.EAFNOSUPPORT, ""),  # where there is no IPv6, nobody asks by it
         (0, ""),
     ],
 )

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from kubeway.errors import Malformed
 from kubeway.model.balances import BALANCES
+from kubeway.model.links import Neighbours
 from kubeway.planes.relay.entrance import Tally
 from kubeway.planes.relay.objects import Endpoint, Way
 from kubeway.planes.relay.stream import Limits
@@ -30,13 +31,15 @@ from kubeway.shell.relay.orders import (
     frame,
     orders,
 )
-from kubeway.values import TCP, Ip
+from kubeway.values import TCP, Ip, prefix_of
 
 IPS = (st.binary(min_size=4, max_size=4) | st.binary(min_size=16, max_size=16)).map(Ip)
 NAMES: st.SearchStrategy[Name] = st.tuples(
     st.sampled_from(["cluster", "local"]), IPS, st.just(int(TCP)), st.integers(1, 65535)
 )
-ENDPOINTS = st.builds(Endpoint, IPS, st.integers(1, 65535), st.booleans())
+PREFIXES = st.builds(prefix_of, IPS, st.integers(0, 32))
+NEAR = st.builds(Neighbours, PREFIXES, st.lists(PREFIXES, max_size=2).map(tuple))
+ENDPOINTS = st.builds(Endpoint, IPS, st.integers(1, 65535), st.none() | NEAR)
 WAYS = st.builds(
     Way,
     st.lists(ENDPOINTS, max_size=3).map(tuple),
@@ -49,7 +52,7 @@ ORDERS = (
     st.builds(Put, st.integers(0, 9), st.lists(st.tuples(NAMES, st.none() | WAYS), max_size=3))
     | st.builds(Ask, st.integers(0, 9), st.booleans())
     | st.builds(Stop, st.integers(0, 9), st.floats(0, 9))
-    | st.just(Begin([Given(5, TCP, "local", True)], Limits(), 0.5))
+    | st.just(Begin([Given(5, TCP, "local", True)], Limits(), 0.5, 60.0, 1, 3))
     | st.just(
         Begin(
             [Given(5, TCP, "local", True, bytes(4), 10801, True, 3)],

@@ -49,7 +49,7 @@ def compile(  # noqa: A001 (the command's name)
     chosen = _family(family)
     if output not in ("text", "json"):
         raise BadInput(f"--output: {output!r} is neither text nor json")
-    mode = mode_named(options.mode)
+    mode = mode_named(options.mode, options.steering)
     linker = program(settled(manifests, options, node), mode)
     if output == "json":
         # An object a line, so that line-wise tools can search and compare them.

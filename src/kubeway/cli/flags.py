@@ -37,6 +37,7 @@ PROGRAM: Final = tuple(
         "masquerade-all",
         "masquerade-bit",
         "feature-gates",
+        "kubeway-steering",
     )
 )
 """What decides how the program of a node is."""

@@ -20,7 +20,7 @@ def trace(
     """0, or `DIFFER` if the program does not do what the model means."""
     world = settled(manifests, options, node)
     packet = view.parse_packet(src, target, iif, remembered, world.facts.addresses)
-    mode = mode_named(options.mode)
+    mode = mode_named(options.mode, options.steering)
     found = view.trace(world, mode, packet)
     for line in view.lines(found, mode.name):
         print(line)

@@ -203,6 +203,10 @@ class Host:
         question = msgspec.to_builtins(Question(to, port, proto, wait=wait))
         return Flood(self, self.call("flood", at_once=at_once, gap=gap, **question))
 
+    def quiet(self) -> None:
+        """End all floods, whoever began them; those that have ended are well."""
+        self.call("quiet")
+
     def fetch(self, ip: str, port: int, path: str, wait: float = 5.0) -> Page:
         """An HTTP GET. LabError if nobody answers."""
         return msgspec.convert(self.call("fetch", ip=ip, port=port, path=path, wait=wait), Page)

@@ -41,6 +41,7 @@ class Resident:
             "flood": self.flood,
             "flood-report": self.flood_report,
             "flood-stop": self.flood_stop,
+            "quiet": self.quiet,
         }
 
     async def serve(self, name: str, proto: str, ip: str, port: int) -> None:
@@ -82,6 +83,10 @@ class Resident:
         number = len(self._floods)
         self._floods[number] = flood.Flood(lambda: asking.ask(**question), at_once, gap)
         return number
+
+    async def quiet(self) -> None:
+        for one in self._floods.values():
+            await one.stop()
 
     async def flood_report(self, number: int) -> dict[str, Any]:
         return self._floods[number].report()

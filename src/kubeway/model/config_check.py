@@ -29,6 +29,7 @@ from kubeway.model.configuration import (
     BACKENDS,
     KUBERNETES,
     SECOND,
+    STEERING,
     Configuration,
     Conntrack,
     Ipvs,
@@ -258,6 +259,9 @@ def _own(config: Configuration) -> Iterator[str]:
     backend = config.kubeway.iptables_backend
     if backend not in BACKENDS:
         yield _invalid("kubeway.iptablesBackend", quote(backend), f"must be one of {', '.join(BACKENDS)}")
+    steering = config.kubeway.steering
+    if steering not in STEERING:
+        yield _invalid("kubeway.steering", quote(steering), f"must be one of {', '.join(STEERING)}")
     workers = config.kubeway.relay_workers
     if not 0 <= workers <= MOST_WORKERS:
         yield _invalid("kubeway.relayWorkers", workers, f"must be within the range [0, {MOST_WORKERS}]")

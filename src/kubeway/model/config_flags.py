@@ -457,6 +457,17 @@ FLAGS: Final[tuple[Flag, ...]] = (
         only="both",
     ),
     Flag(
+        "kubeway-steering",
+        "string",
+        "auto",
+        "kubeway.steering",
+        "What leads packets to the relay in the mode userspace: nft, xtables (legacy iptables, and ipset), "
+        "or auto: nft where this kernel has it.",
+        "NAME",
+        True,
+        only="both",
+    ),
+    Flag(
         "kubeway-relay-workers",
         "int32",
         "0",

@@ -39,6 +39,7 @@ HEALTHZ_PORT: Final = 10256
 METRICS_PORT: Final = 10249
 AUTO: Final = "auto"
 BACKENDS: Final = (AUTO, "nf_tables", "legacy")
+STEERING: Final = (AUTO, "nft", "xtables")
 """Of the kernel's two iptables, in the words of `iptables --version`."""
 
 SECOND: Final = 10**9
@@ -148,9 +149,10 @@ class Own(_Section, frozen=True, kw_only=True):
     to keep a timeline of syncs; "" keeps none. `iptables_backend`: which of the kernel's two
     iptables the modes iptables and ipvs write to, or `auto`: the one the node uses.
     `ipvs_drain`: how long an endpoint that has left keeps the connections it has, in mode ipvs.
-    Of mode userspace: `relay_workers`: how many processes carry connections, 0: as many as suit this
-    machine; `relay_drain`: as `ipvs_drain`; `relay_half_closed`: how long a connection of which one side has
-    ended may stay when nothing moves.
+    Of mode userspace: `steering`: what leads packets to the relay, or `auto`: nft where it is there;
+    `relay_workers`: how many processes carry connections, 0: as many as suit this machine; `relay_drain`: as
+    `ipvs_drain`; `relay_half_closed`: how long a connection of which one side has ended may stay when nothing
+    moves.
     """
 
     min_sync_gap: str = ""
@@ -158,6 +160,7 @@ class Own(_Section, frozen=True, kw_only=True):
     trace_file: str = ""
     iptables_backend: str = AUTO
     ipvs_drain: Duration = Duration(900 * SECOND)
+    steering: str = AUTO
     relay_workers: Int32 = 0
     relay_drain: Duration = Duration(900 * SECOND)
     relay_half_closed: Duration = Duration(3600 * SECOND)

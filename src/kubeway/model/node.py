@@ -13,8 +13,12 @@ from typing import Literal
 from msgspec import Struct, field
 
 from kubeway.model.addresses import is_link_local, is_loopback
+from kubeway.model.links import Links, Neighbours
 from kubeway.model.schedulers import DEFAULT
 from kubeway.values import SCTP, Ip, Prefix, Proto
+
+Steering = Literal["auto", "nft", "xtables"]
+"""What leads packets to the relay; auto: nft where it is there."""
 
 DetectLocalMode = Literal["ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"]
 
@@ -51,6 +55,7 @@ class Options(Struct, frozen=True, kw_only=True):
     accounting: bool = False  # the kernel has nfacct, to count in what is dropped and let in
     external_ips: bool = True  # gate AllowServiceExternalIPs
     ipvs: Ipvs = Ipvs()
+    steering: Steering = "auto"  # in userspace mode
     relay_workers: int = 0  # in userspace mode: processes that carry connections; 0: as suits the machine
     node_ip: Ip | None = None  # bindAddress, where it is one: this node's, whatever its Node object says
 
@@ -59,7 +64,8 @@ class NodeFacts(Struct, frozen=True, kw_only=True):
     """What is known of this node.
 
     `ips` holds at most one address of a family, the primary family first;
-    `addresses` are all addresses of its interfaces, loopback included.
+    `addresses` are all addresses of its interfaces, loopback included. `links`: asked for in userspace mode
+    only.
     """
 
     name: str
@@ -67,6 +73,7 @@ class NodeFacts(Struct, frozen=True, kw_only=True):
     zone: str = ""
     pod_cidrs: tuple[Prefix, ...] = ()
     addresses: frozenset[Ip] = frozenset()
+    links: Links = Links()
     labels: dict[str, str] = field(default_factory=dict)
 
 
@@ -98,6 +105,8 @@ class FamilyView(Struct, frozen=True):
     come from there. `service_cidrs`: addresses that only Services may have.
     `addresses`: this node's. `large`: it has more endpoints than the mode says every
     little thing of. `source`: the address that this node is known by, if it is on an interface.
+    Of userspace mode: `served` says whether the relay can be had for this family at all; `neighbours` who
+    of it would answer each other past this node; `marks_checked` that marks count where senders are checked.
     """
 
     family: int
@@ -108,6 +117,9 @@ class FamilyView(Struct, frozen=True):
     addresses: frozenset[Ip] = frozenset()
     large: bool = False
     source: Ip | None = None
+    served: bool = True
+    neighbours: tuple[Neighbours, ...] = ()
+    marks_checked: bool = False
 
     @property
     def accepting(self) -> tuple[Ip, ...]:
@@ -128,6 +140,7 @@ class NodeView(Struct, frozen=True):
     are this node's own (of ipvs mode), so what is sent to them ends here; and how ipvs is set.
     `relayed`: flows to Services end here, and the node makes others to the endpoints (of userspace mode),
     by so many `relay_workers`.
+    `bridged`: where packets come by a bridge, they pass prerouting there first (of userspace mode).
     """
 
     v4: FamilyView
@@ -139,11 +152,12 @@ class NodeView(Struct, frozen=True):
     ipvs: Ipvs | None = None
     relayed: bool = False
     relay_workers: int = 1
+    bridged: bool = False
 
     @property
     def shape(self) -> tuple[object, ...]:
         """What of it a mode's fragments may depend on; its base may depend on everything."""
-        families = (self.v4.detector, self.v4.large, self.v6.detector, self.v6.large)
+        families = [(f.detector, f.large, f.served, f.neighbours) for f in (self.v4, self.v6)]
         common = self.masquerade_all, self.mark, *families
         if self.ipvs is None:
             return common

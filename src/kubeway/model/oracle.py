@@ -20,9 +20,9 @@ elsewhere passes INPUT or FORWARD. Node ports without endpoints answer in INPUT
 only; unowned ports and unallocated cluster IPs in FORWARD and OUTPUT only.
 
 In userspace mode the node makes a flow of its own to the endpoint, so whose address is seen is its choice
-everywhere. SCTP it does not speak. Where it would reject for want of endpoints, a Service may ask it to hold
-connections instead: they are let in, and rejected when nobody has come in time. Who is held has met its
-fate, wherever it is sent.
+everywhere. SCTP it does not speak; and of a family that it cannot hand to itself it takes nothing. Where it
+would reject for want of endpoints, a Service may ask it to hold connections instead: they are let in, and
+rejected when nobody has come in time. Who is held has met its fate, wherever it is sent.
 
 In ipvs mode the addresses of Services are this node's own: what is sent to a port of theirs that is no
 way in is rejected, whoever else may have that address, and an endpoint with such an address is this node.
@@ -42,6 +42,7 @@ from msgspec import Struct
 from kubeway.model.addresses import is_link_local, is_loopback
 from kubeway.model.balances import BALANCES
 from kubeway.model.forward import Endpoint, Forward, Frontend
+from kubeway.model.links import among
 from kubeway.model.node import FamilyView, NodeView
 from kubeway.model.packet import DROP, PASS, REJECT, Fate, Fates, Packet
 from kubeway.values import PROTO_NAMES, TCP, Ip, Prefix, family_of, show_addr, show_ip
@@ -160,6 +161,9 @@ class _Passage:
     # --- the decisions, in order ----------------------------------------------------------------------
 
     def fates(self) -> Fates:
+        if not self.view.served:
+            self.tell(f"this node relays nothing of IPv{self.view.family}: passed on as it is")
+            return {PASS: Fraction(1)}
         way = self._way()
         if way is not None and not self._let_in(way):
             return {DROP: Fraction(1)}
@@ -284,7 +288,10 @@ class _Passage:
             # The node makes a flow of its own to whomever it is, be it for itself.
             if endpoint.ip == self.packet.src and not masquerade:
                 self.tell(f"{target} is the client itself: the node speaks to it as itself")
-            return masquerade or endpoint.ip == self.packet.src
+            near = self._near(endpoint)
+            if near and not masquerade:
+                self.tell(f"{target} would answer past this node, on the client's own bridge: hidden")
+            return masquerade or near or endpoint.ip == self.packet.src
         if self._here(endpoint.ip) and not self.made_here:
             # What comes in from outside and ends here does not pass POSTROUTING, where masquerading is done.
             if masquerade:
@@ -294,6 +301,11 @@ class _Passage:
             self.tell(f"{target} is the client itself: masqueraded, or it would answer itself directly")
             return True
         return masquerade
+
+    def _near(self, endpoint: Endpoint) -> bool:
+        """Whether client and endpoint reach each other without this node."""
+        neighbours = among(self.view.neighbours, endpoint.ip)
+        return neighbours is not None and neighbours.holds(self.packet.src)
 
     def _remembered(self, forward: Forward, endpoints: tuple[Endpoint, ...]) -> Endpoint | None:
         if not forward.affinity or self.packet.remembered is None:

@@ -11,15 +11,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kubeway.model.addresses import is_loopback
+from kubeway.model.links import Links
 from kubeway.model.node import Detector, FamilyView, NodeFacts, NodeView, Options
 from kubeway.model.objects import Node
 from kubeway.values import V4, V6, Ip, Prefix, disjoint, family_of, parse_ip, parse_prefix
 
 NODE_IP_TYPES = ("InternalIP", "ExternalIP")
+_NOT_ASKED = Links()
 _FIRST_LOOPBACK = {V4: parse_ip("127.0.0.0"), V6: parse_ip("::1")}
 
 
-def node_facts(node: Node | None, name: str, addresses: Iterable[Ip], own: Ip | None = None) -> NodeFacts:
+def node_facts(
+    node: Node | None, name: str, addresses: Iterable[Ip], own: Ip | None = None, links: Links = _NOT_ASKED
+) -> NodeFacts:
     """What is known of the node called `name`, whose interfaces hold `addresses`.
 
     `own`, if it was told, is its address of that family, and that family its primary one.
@@ -29,13 +33,14 @@ def node_facts(node: Node | None, name: str, addresses: Iterable[Ip], own: Ip | 
     if own is not None:
         ips = (own, *(ip for ip in ips if len(ip) != len(own)))
     if node is None:
-        return NodeFacts(name=name, ips=ips, addresses=local)
+        return NodeFacts(name=name, ips=ips, addresses=local, links=links)
     return NodeFacts(
         name=name,
         ips=ips,
         zone=node.zone,
         pod_cidrs=node.pod_cidrs,
         addresses=local,
+        links=links,
         labels=node.labels,
     )
 
@@ -63,12 +68,14 @@ def node_view(facts: NodeFacts, options: Options, cidrs: Iterable[str | Prefix])
         ipvs=options.ipvs if options.mode == "ipvs" else None,
         relayed=options.mode == "userspace",
         relay_workers=options.relay_workers or 1,
+        bridged=options.mode == "userspace" and facts.links.bridged,
     )
 
 
 def _family_view(family: int, facts: NodeFacts, options: Options, cidrs: list[Prefix]) -> FamilyView:
     addresses = frozenset(ip for ip in facts.addresses if family_of(ip) == family)
     accepting = _accepting(family, facts, options)
+    links = facts.links if options.mode == "userspace" else _NOT_ASKED
     return FamilyView(
         family=family,
         detector=_detector(family, facts, options),
@@ -77,6 +84,9 @@ def _family_view(family: int, facts: NodeFacts, options: Options, cidrs: list[Pr
         service_cidrs=disjoint(_of_family(family, cidrs)),
         addresses=addresses,
         source=next((ip for ip in facts.ips if ip in addresses), None),
+        served=family in links.families,
+        neighbours=tuple(one for one in links.neighbours if family_of(one.prefix.ip) == family),
+        marks_checked=family == V4 and links.marks_checked,
     )
 
 

@@ -37,12 +37,13 @@ _CHAINS: Final = 4096
 class Passage(ABC):
     """One branch: the packet as it is now, at which hook, and how likely that is.
 
-    `addresses` are this node's own.
+    `addresses` are this node's own; `relay` is asked where a packet ends that a listener took.
     """
 
-    def __init__(self, packet: Packet, addresses: frozenset[Ip]) -> None:
+    def __init__(self, packet: Packet, addresses: frozenset[Ip], relay: Relay | None = None) -> None:
         self.packet = packet
         self.addresses = addresses
+        self.relay = relay
         self.dst: bytes = packet.dst
         self.port = packet.port
         self.iif = packet.iif
@@ -50,6 +51,8 @@ class Passage(ABC):
         self.balanced = False  # a balancer took it, and no other asks for it (skb->ipvs_property)
         # Which of its addresses have been decided, be it that they stay: a flow is asked once.
         self.decided: frozenset[str] = frozenset()
+        self.handed: int | None = None  # the port of the listener that takes it
+        self.fate: Fate | None = None  # by that listener
         self.hook = ""
         self.entered = 0  # chains, since the base chain
         self.chance = Fraction(1)
@@ -57,6 +60,10 @@ class Passage(ABC):
     @abstractmethod
     def run(self) -> Fate | Sequence[Self]:
         """Its end, or the branches it falls into, whose chances add up to its own."""
+
+    @abstractmethod
+    def branch(self) -> Self:
+        """Another one, which goes its own way from here."""
 
     def is_local(self, ip: bytes) -> bool:
         return is_loopback(ip) or ip in self.addresses
@@ -111,8 +118,22 @@ class Passage(ABC):
         if self.entered > _CHAINS:
             raise Unknowable(f"chain {chain} leads back to itself")
 
+    def arrive(self) -> Fate | list[Self]:
+        """It has been through all hooks: its end, or the branches that a listener sends on."""
+        if self.handed is None or self.hook != "input":
+            return self.end()
+        if self.relay is None:
+            raise Unknowable(f"nobody says who listens at port {self.handed}")
+        branches = []
+        for fate, chance in self.relay(self.handed).items():
+            one = self.branch()
+            one.chance *= chance
+            one.fate = fate
+            branches.append(one)
+        return branches
+
     def end(self) -> Fate:
-        """Where it is when it has been through all hooks."""
+        """Where it is when it has been through all hooks, and no listener took it."""
         if not self.translated:
             return PASS
         return Fate("endpoint", Ip(self.dst), self.port, self.masqueraded)
@@ -124,7 +145,7 @@ def ends(first: Passage) -> Fates:
     waiting = [first]
     while waiting:
         one = waiting.pop()
-        end = one.run()
+        end = one.run() if one.fate is None else one.fate
         if isinstance(end, Fate):
             found[end] = found.get(end, Fraction(0)) + one.chance
         else:

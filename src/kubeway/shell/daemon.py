@@ -32,6 +32,7 @@ from kubeway.machines.triggers import Triggers
 from kubeway.machines.vitals import Eligibility, Vitals
 from kubeway.model import config_gates
 from kubeway.model.forward import HealthPort
+from kubeway.model.links import Links
 from kubeway.model.node import NodeFacts
 from kubeway.model.objects import Node
 from kubeway.model.store import Store
@@ -54,7 +55,7 @@ from kubeway.shell.readyz import Readiness
 from kubeway.shell.syncer import Syncer
 from kubeway.shell.sysctls import set_conntrack
 from kubeway.shell.timeline import Timeline
-from kubeway.values import show_ip
+from kubeway.values import V6, Ip, show_ip
 
 _PATIENCE: Final = 1.0
 _LOOK_AT_ADDRESSES: Final = 5.0
@@ -132,6 +133,7 @@ class _Daemon:
         self._outfit = outfit(
             options, linker, self._hear, config.iptables_backend, config.ipvs_drain, config.relaying
         )
+        self._served = True  # IPv6, by the relay if it is that
         self._syncing: asyncio.Task[None] | None = None
         self._succeeded = False
         self._awaited = False  # manifests were followed before the first sync
@@ -171,6 +173,7 @@ class _Daemon:
                 if self._config.cluster is None and not self._awaited:
                     self._follow_manifests(group)
                 group.create_task(self._follow_addresses())
+                self._listen_to_links()
                 group.create_task(self._health_ports())
         except BaseExceptionGroup as errors:
             code = self._ended(errors)
@@ -363,15 +366,41 @@ class _Daemon:
             await _within(_LOOK_AT_ADDRESSES, self._node_news)
             try:
                 now = local_addresses()
+                links = self._links(now)
             except Stale:
                 continue  # in the middle of a change; the next look sees its end
-            was = self._syncer.facts.addresses
+            facts = self._syncer.facts
+            was = facts.addresses
             if now != was:
                 added, removed = (tuple(sorted(map(show_ip, ips))) for ips in (now - was, was - now))
                 self._hear(records.AddressesChanged(added, removed))
+            if now != was or links != facts.links:
                 if not self._succeeded:
                     self._vitals.noted(clock.wall())
-                self._syncer.set_facts(replace(self._syncer.facts, addresses=now))
+                self._syncer.set_facts(replace(facts, addresses=now, links=links))
+
+    def _links(self, addresses: frozenset[Ip]) -> Links:
+        """What they are to the relay now, where there is one. Stale, Refused, Lost."""
+        if self._outfit.surroundings is None:
+            return Links()
+        links = self._outfit.surroundings.look(addresses)
+        served = V6 in links.families
+        if served != self._served:
+            self._served = served
+            self._hear(records.FamilyServed(served))
+        return links
+
+    def _listen_to_links(self) -> None:
+        """Who waits for news of the node need not wait to look again where links tell."""
+        surroundings = self._outfit.surroundings
+        if surroundings is None:
+            return
+
+        def hear() -> None:
+            if surroundings.heard():
+                self._node_news.set()
+
+        asyncio.get_running_loop().add_reader(surroundings, hear)
 
     async def _health_ports(self) -> None:
         ports = HealthPorts(
@@ -400,7 +429,9 @@ class _Daemon:
         return self._store.snapshot().nodes.get(self._name)
 
     def _facts(self) -> NodeFacts:
-        return node_facts(self._node(), self._name, local_addresses(), self._config.options.node_ip)
+        addresses = local_addresses()
+        own = self._config.options.node_ip
+        return node_facts(self._node(), self._name, addresses, own, self._links(addresses))
 
     def _conntrack(self) -> Conntrack | None:
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Final, NamedTuple, NoReturn
 
@@ -74,13 +74,17 @@ def _lacking(type: str, error: Refused) -> str:
 
 
 class IpsetPlane:
-    """The sets of this network namespace that are ours, or that `program` names. `program` is what is wanted.
+    """The sets of this network namespace that are ours, or that `program` names. `program` is what is wanted;
+    `ours` says which they are, of all there are.
 
     Needs CAP_NET_ADMIN, and where any is wanted a kernel that has them (`probe`).
     """
 
-    def __init__(self, program: Mapping[Key, Object] | None = None) -> None:
+    def __init__(
+        self, program: Mapping[Key, Object] | None = None, ours: Callable[[str], bool] = is_ours
+    ) -> None:
         self.program: Mapping[Key, Object] = {} if program is None else program
+        self._is_ours = ours
         self._socket = NetlinkSocket()
         self._sightings: Sightings[dict[str, tuple[Set, int]]] = Sightings()
 
@@ -139,7 +143,7 @@ class IpsetPlane:
         # does nothing: it is left to them.
         if set_key(name) in self.program:
             return True
-        return is_ours(name) and not (header.references and not header.elements)
+        return self._is_ours(name) and not (header.references and not header.elements)
 
     # --- writing ----------------------------------------------------------------------
 
@@ -284,7 +288,7 @@ class IpsetPlane:
 
     def remove(self) -> list[str]:
         """Take away our sets that nothing names, with all that is in them; returns what they were called."""
-        names = sorted(name for name, _ in self._headers() if is_ours(name))
+        names = sorted(name for name, _ in self._headers() if self._is_ours(name))
         kept = {parcel.name for parcel, _ in self._tell([Parcel(n, wire.destroy(n), ()) for n in names])}
         return [name for name in names if name not in kept]
 

@@ -1,14 +1,16 @@
 """
 What is left in the kernel of a proxy that ran before, in another mode: its rules go on working beside ours.
 
-There are six places ("holders"): our nftables tables and kube-proxy's, the chains of a service proxy in
-either of the kernel's two iptables, virtual servers with the sets and the link that go with them, and
-policy routing that leads packets to the relay, whose workers live on without a daemon.
+There are seven places ("holders"): our nftables tables and kube-proxy's, the chains of a service proxy in
+either of the kernel's two iptables, virtual servers with the sets and the link that go with them, sets by
+which packets are led to the relay, and policy routing that does so, too. The relay's workers live on without
+a daemon.
 kube-proxy's own chains and ours bear the same names there; in ours there is always one that kube-proxy does
-not know (`KUBE-BY-EXTERNAL`), and among our sets, too (`KUBEWAY-DROPPED`).
+not know (`KUBE-BY-EXTERNAL`, in userspace mode `KUBE-RELAY-PREROUTING`), and among our sets, too
+(`KUBEWAY-DROPPED`).
 
 Take them away once the new rules are in force, and there is no moment without rules. In a kernel that has no
-nf_tables only the last three of the six can be.
+nf_tables only the last four of the seven can be.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from kubeway.errors import KubewayError, Refused
 from kubeway.modes.chains.dispatch import EXTERNAL_WAYS_IN
 from kubeway.modes.chains.layout import SERVICES
 from kubeway.planes.ipset.objects import set_key
-from kubeway.planes.xtables.objects import FAMILIES
+from kubeway.planes.ipset.ours import is_relays
+from kubeway.planes.xtables.objects import FAMILIES, RELAY_PREROUTING
 from kubeway.planes.xtables.ours import is_ours
 from kubeway.shell.netlink import NetlinkSocket, refused
 from kubeway.shell.ruleset import has_chain, is_there
@@ -33,7 +36,8 @@ from kubeway.wire.nfnetlink import Batch
 
 KUBE_PROXY: Final = "kube-proxy"
 
-_OURS: Final = EXTERNAL_WAYS_IN.root
+_STEERING: Final = "mangle", RELAY_PREROUTING
+_OURS: Final = frozenset({("nat", EXTERNAL_WAYS_IN.root), _STEERING})
 _IP_SET: Final = Path("/sys/module/ip_set")
 _IP_VS: Final = Path("/proc/net/ip_vs")
 
@@ -75,18 +79,18 @@ def leads(holder: str) -> bool:
     """
     from kubeway.modes.ipvs.base import BALANCER
 
-    ours = _has(holder, _OURS) and _has(holder, BALANCER)
-    return _has(holder, SERVICES) and not ours
+    ours = _has(holder, ("nat", EXTERNAL_WAYS_IN.root)) and _has(holder, ("nat", BALANCER))
+    return _has(holder, _STEERING) or (_has(holder, ("nat", SERVICES)) and not ours)
 
 
-def _has(holder: str, chain: str) -> bool:
-    """Whether there is this chain in a table nat."""
+def _has(holder: str, *asked: tuple[str, str]) -> bool:
+    """Whether there is one of these chains (table, name)."""
     if holder == "legacy":
-        return _in_legacy(lambda table, name: (table, name) == ("nat", chain))
+        return _in_legacy(lambda *chain: chain in asked)
     if not is_there():
         return False
     with NetlinkSocket() as socket:
-        return any(has_chain(socket, family, "nat", chain) for family in FAMILIES)
+        return any(has_chain(socket, family, *chain) for family in FAMILIES for chain in asked)
 
 
 def _nft(everybodys: bool) -> Iterator[str]:
@@ -106,7 +110,7 @@ def _kube_proxys(everybodys: bool) -> Iterator[str]:
 def _nf_tables(everybodys: bool) -> Iterator[str]:
     from kubeway.shell.xtables_nft import XtNftPlane
 
-    if not everybodys and not _has("nf_tables", _OURS):
+    if not everybodys and not _has("nf_tables", *_OURS):
         return
     with closing(XtNftPlane()) as plane:
         for table in plane.remove():
@@ -116,7 +120,7 @@ def _nf_tables(everybodys: bool) -> Iterator[str]:
 def _legacy(everybodys: bool) -> Iterator[str]:
     from kubeway.shell.xtables_legacy import XtLegacyPlane
 
-    if not (_in_legacy(is_ours) if everybodys else _has("legacy", _OURS)):
+    if not (_in_legacy(is_ours) if everybodys else _has("legacy", *_OURS)):
         return
     with closing(XtLegacyPlane()) as plane:
         for table in plane.remove():
@@ -165,6 +169,14 @@ def _ipvs(everybodys: bool) -> Iterator[str]:
             yield from (f"set {name}" for name in held.remove())
 
 
+def _relay_sets(everybodys: bool) -> Iterator[str]:
+    from kubeway.shell.ipset_plane import IpsetPlane
+
+    if _IP_SET.exists():
+        with closing(IpsetPlane(ours=is_relays)) as held:
+            yield from (f"set {name}" for name in held.remove())
+
+
 def _relay(*, led: bool) -> Iterator[str]:
     """What takes connections of userspace mode, once no rule leads any to it. `led`: also if the daemon lives
     that keeps it, as it would write its rules again: it is to make room for another mode. Who only cleans up
@@ -191,6 +203,7 @@ _HOLDERS: Final[Mapping[str, Callable[[bool], Iterator[str]]]] = {
     # Sets are in use as long as rules ask them.
     "ipvs": _ipvs,
     # Of userspace mode. No packet has the mark any more.
+    "relay sets": _relay_sets,
     "steering": _steering,
 }
 _IN_NF_TABLES: Final = frozenset({"nft", "kube-proxy", "nf_tables"})

@@ -69,5 +69,8 @@ class NetlinkEvents:
                 raise Lost(f"netlink: events were lost: {os.strerror(number)}") from error
             yield from messages(data)
 
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
     def close(self) -> None:
         self._socket.close()

@@ -20,7 +20,9 @@ from kubeway.planes.nft.lower import Parcel, lower, lower_rule
 from kubeway.planes.nft.objects import (
     TABLE,
     Alien,
+    Expr,
     Family,
+    Hash,
     Immediate,
     Rule,
     Set,
@@ -47,10 +49,21 @@ def probe_steering() -> str:
 
     Tried in a transaction that is checked and not made. Needs CAP_NET_ADMIN.
     """
-    rules = {
-        "tproxy": (Immediate(0, bytes(4)), Immediate(1, bytes(2)), Tproxy(0, 1)),
-        "socket": (SocketTransparent(0),),
-    }
+    return _probe(
+        {
+            "tproxy": (Immediate(0, bytes(4)), Immediate(1, bytes(2)), Tproxy(0, 1)),
+            "socket": (SocketTransparent(0),),
+        }
+    )
+
+
+def probe_spreading() -> str:
+    """As `probe_steering`, for rules that spread clients over workers."""
+    return _probe({"hash": (Immediate(0, bytes(4)), Hash(0, 0, 4, 2, 1))})
+
+
+def _probe(rules: Mapping[str, tuple[Expr, ...]]) -> str:
+    """What is missing for these rules, by the names of the modules that they take."""
     begin = [wire.new_table("ip", TABLE, b""), wire.new_chain("ip", TABLE, _TRIED, None, 0, "", b"")]
     try:
         with NetlinkSocket() as netlink:

@@ -24,7 +24,7 @@ from kubeway.model.config_flags import FOR_PROXY, Flag
 from kubeway.model.config_words import parse_duration, quote, split_host_port
 from kubeway.model.configuration import AUTO, Configuration
 from kubeway.model.conntrack import ConntrackSettings
-from kubeway.model.node import DetectLocalMode, Ipvs, Options
+from kubeway.model.node import DetectLocalMode, Ipvs, Options, Steering
 from kubeway.model.schedulers import DEFAULT, SCHEDULERS
 from kubeway.records import ConfigNoted
 from kubeway.shell.asked import Asked, node_name
@@ -158,6 +158,7 @@ def model_options(wanted: Configuration, hostname: str = "") -> Options:
         drop_invalid=not wanted.conntrack.tcp_be_liberal,
         external_ips=config_gates.enabled(wanted.feature_gates, "AllowServiceExternalIPs"),
         ipvs=_ipvs(wanted.ipvs) if wanted.mode == "ipvs" else Ipvs(),
+        steering=cast(Steering, wanted.kubeway.steering),
         relay_workers=wanted.kubeway.relay_workers if wanted.mode == "userspace" else 0,
     )
 

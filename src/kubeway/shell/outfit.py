@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from kubeway import records
 from kubeway.errors import Unsupported
 from kubeway.model.configuration import AUTO
-from kubeway.model.node import Options
+from kubeway.model.node import Options, Steering
 from kubeway.program.link import Linker
 from kubeway.program.plane import Mode, Plane
 from kubeway.shell.compound import Compound
@@ -26,6 +26,7 @@ from kubeway.shell.options import RELAYING, Relaying
 if TYPE_CHECKING:
     from kubeway.planes.xtables.tally import Tally
     from kubeway.shell.metrics_relay import Teller
+    from kubeway.shell.surroundings import Surroundings
 
 LEGACY: Final = "legacy"
 _MOST_WORKERS: Final = 4
@@ -44,17 +45,19 @@ class Figures(NamedTuple):
 
 class Outfit(NamedTuple):
     """`holders`: the places its rules are in, of those `leftovers` knows. `figures`: of a mode of chains;
-    `relay`: who knows what was carried, in a mode that carries."""
+    `relay`: who knows what was carried, in a mode that carries; `surroundings`: of one that depends on the
+    node's links."""
 
     mode: Mode
     plane: Compound
     holders: frozenset[str]
     figures: Figures | None = None
     relay: Teller | None = None
+    surroundings: Surroundings | None = None
 
 
-def mode_named(name: str) -> Mode:
-    """The compiler of this name, as in `--proxy-mode`."""
+def mode_named(name: str, steering: Steering = "auto") -> Mode:
+    """The compiler of this name, as in `--proxy-mode`; of two of one name that for this steering."""
     # Imported as they are asked for: a daemon has one mode, and starts sooner without the others.
     if name == "iptables":
         from kubeway.modes.iptables import IPTABLES
@@ -64,6 +67,10 @@ def mode_named(name: str) -> Mode:
         from kubeway.modes.ipvs import IPVS
 
         return IPVS
+    if name == "userspace" and steering == "xtables":
+        from kubeway.modes.userspace.legacy import USERSPACE_LEGACY
+
+        return USERSPACE_LEGACY
     if name == "userspace":
         from kubeway.modes.userspace import USERSPACE
 
@@ -82,13 +89,13 @@ def outfit(
     relaying: Relaying = RELAYING,
 ) -> Outfit:
     """All that the mode needs. Unsupported, in one line, if this machine lacks some of it."""
+    if options.mode == "userspace":
+        return _userspace(options, linker, record, relaying)
     mode = mode_named(options.mode)
     if options.mode == "iptables":
         return _iptables(mode, options, linker, record, backend)
     if options.mode == "ipvs":
         return _ipvs(mode, options, linker, record, backend, drain)
-    if options.mode == "userspace":
-        return _userspace(mode, linker, record, max(1, options.relay_workers), relaying)
     from kubeway.shell.nft import NftPlane
 
     plane = NftPlane(linker.origin, linker.objects)
@@ -193,41 +200,59 @@ def _ipvs(
     return Outfit(mode, plane, frozenset({tables.back_end, "ipvs"}), figures)
 
 
-def _userspace(
-    mode: Mode, linker: Linker, record: records.Recorder, workers: int, relaying: Relaying
-) -> Outfit:
-    from kubeway.modes.userspace.layout import CLASSES, LISTEN, PORTS
+def _userspace(options: Options, linker: Linker, record: records.Recorder, relaying: Relaying) -> Outfit:
+    from kubeway.modes.userspace.layout import CLASSES, LISTEN, PORTS, owning
     from kubeway.planes.relay.datagram import IDLE
     from kubeway.planes.relay.stream import Limits
-    from kubeway.shell import nft
+    from kubeway.shell import steering
     from kubeway.shell.link_plane import LinkPlane
-    from kubeway.shell.relay import replies
+    from kubeway.shell.relay import listeners
     from kubeway.shell.relay.handover import NAME
     from kubeway.shell.relay.listeners import Listening
     from kubeway.shell.relay.plane import RelayPlane
+    from kubeway.shell.surroundings import Surroundings
     from kubeway.values import TCP, UDP
 
-    missing = [nft.probe_steering(), replies.probe()]
-    if any(missing):
-        raise Unsupported(f"mode userspace: {'; '.join(filter(None, missing))}")
-    listeners = [
+    chosen = steering.choose(options.steering, options.relay_workers)
+    record(records.SteeringChosen(*chosen))
+    listening = [
         Listening(one.list, not one.hidden, ip, PORTS[one], proto=proto)
         for one in CLASSES
         for ip in LISTEN.values()
+        if listeners.has(ip)
         for proto in (TCP, UDP)
     ]
+    # In the output hook rules of xtables do not see what a socket is, but its mark.
+    mark = owning(1 << options.masquerade_bit) if chosen.by == steering.XTABLES else 0
     relay = RelayPlane(
-        listeners,
+        listening,
         linker.objects,
-        workers=workers,
+        workers=max(1, options.relay_workers),
         limits=Limits(half_closed=relaying.half_closed, drain=relaying.drain),
         idle=IDLE if relaying.udp_idle is None else relaying.udp_idle,
+        mark=mark,
         name=NAME,
         record=record,
     )
+    mode = mode_named(options.mode, chosen.by)
     planes: dict[str, Plane] = {
         "relay": relay,
         "link": LinkPlane(linker.objects),
-        "nft": nft.NftPlane(linker.origin, linker.objects),
     }
-    return Outfit(mode, Compound(planes), frozenset({"nft", "steering"}), relay=relay)
+    if chosen.by == steering.NFT:
+        from kubeway.shell.nft import NftPlane
+
+        planes["nft"] = NftPlane(linker.origin, linker.objects)
+        holders = frozenset({"nft", "steering"})
+        return Outfit(mode, Compound(planes), holders, relay=relay, surroundings=Surroundings())
+    from kubeway.planes.ipset.ours import is_relays
+    from kubeway.shell.ipset_plane import IpsetPlane
+    from kubeway.shell.xtables_legacy import XtLegacyPlane
+
+    if settings := steering.asking():
+        record(records.BridgesAskRules(settings))
+    planes["ipset"] = IpsetPlane(linker.objects, is_relays)
+    planes["xtables"] = XtLegacyPlane(linker.origin, linker.objects, record)
+    holders = frozenset({LEGACY, "steering", "relay sets"})
+    plane = Compound(planes, XtLegacyPlane.verify)
+    return Outfit(mode, plane, holders, relay=relay, surroundings=Surroundings())

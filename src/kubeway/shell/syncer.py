@@ -246,7 +246,7 @@ class Syncer:
             node = snapshot.nodes.get(facts.name)
             # A node outlives its object: what was known of it stays (kube-proxy does the same).
             if node is not None:
-                facts = node_facts(node, facts.name, facts.addresses, self._options.node_ip)
+                facts = node_facts(node, facts.name, facts.addresses, self._options.node_ip, facts.links)
             work = partial(self._compiler.adapt, snapshot, names, facts)
         many = len(snapshot.services if anew else names) > _MANY
         compiled = await asyncio.to_thread(work) if many else work()

@@ -12,7 +12,7 @@ import ctypes
 import errno
 import os
 import socket
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from kubeway.errors import Lost, Refused
 from kubeway.planes.xtables.objects import Family, TableName
@@ -21,6 +21,7 @@ from kubeway.wire import ip_tables as wire
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _TRIES: Final = 20
+_REVISION: Final = 1  # of what is asked for by name: revision 0 is of IPv4 alone, or of old times
 
 
 class _Of(NamedTuple):
@@ -99,13 +100,38 @@ class KernelTables:
             return info, buffer
         raise Lost(f"table {table} ({family}) changed while it was read, {_TRIES} times in a row")
 
+    def has_match(self, family: Family, name: str) -> bool:
+        """Whether rules can have this match, in its first revision of both families or a later one.
+
+        Has the kernel load its module. Refused where nothing of the legacy tables is loaded (ENOPROTOOPT).
+        """
+        return self._has(family, "match", name)
+
+    def has_target(self, family: Family, name: str) -> bool:
+        """The same of a target."""
+        return self._has(family, "target", name)
+
+    def _has(self, family: Family, kind: Literal["match", "target"], name: str) -> bool:
+        asked = bytearray(wire.ask_revision(name, _REVISION))
+        option = wire.get_revision(kind, v4=family == "ip")
+        try:
+            self._getsockopt(family, option, asked, f"{kind} {name}")
+        except Refused as error:
+            if error.errno not in (errno.ENOENT, errno.EPROTONOSUPPORT):
+                raise
+            return False
+        return True
+
     def _ask(self, family: Family, option: int, buffer: bytearray, table: str) -> None:
+        self._getsockopt(family, option, buffer, f"table {table}")
+
+    def _getsockopt(self, family: Family, option: int, buffer: bytearray, what: str) -> None:
         size = ctypes.c_uint(len(buffer))
         room = (ctypes.c_char * len(buffer)).from_buffer(buffer)
         one = self._sockets[family].fileno()
-        if _libc.getsockopt(one, _FAMILIES[family].level, option, room, ctypes.byref(size)):
+        if _libc.getsockopt(one, _FAMILIES[family].level, option, room, ctypes.byref(size)) < 0:
             number = ctypes.get_errno()
-            raise Refused(_words(number), number, f"asking for table {table} ({family})")
+            raise Refused(_words(number), number, f"asking for {what} ({family})")
 
 
 def digest(family: Family, entries: bytearray) -> bytes:

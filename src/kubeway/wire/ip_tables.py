@@ -14,12 +14,13 @@ import re
 from collections.abc import Iterator
 from hashlib import blake2b
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from kubeway.errors import Malformed
 
 GET_INFO: Final = 64  # IPT_SO_GET_INFO, IP6T_SO_GET_INFO
 GET_ENTRIES: Final = 65
+_GET_REVISION: Final = {"match": (66, 68), "target": (67, 69)}  # IPT_SO_…, IP6T_SO_GET_REVISION_…
 
 _INFO: Final = Struct("=32sI5I5III")
 _ASKED: Final = Struct("=32sI4x")  # ipt_get_entries; the entries are aligned
@@ -31,6 +32,9 @@ _END: Final = "ERROR"
 # stands before the name is looked at later: a pattern that begins with letters is found ten times as fast.
 _SET: Final = re.compile(rb"set\0{26}.(..)", re.DOTALL)
 _INDEX: Final = Struct("=H")
+
+
+_REVISION: Final = Struct("=29sB")  # xt_get_revision
 
 
 class Layout(NamedTuple):
@@ -75,6 +79,16 @@ def read_info(data: bytes | bytearray) -> Info:
 def ask_entries(table: str, size: int) -> bytes:
     """The question, for GET_ENTRIES; `size` bytes of entries are to follow it."""
     return _ASKED.pack(table.encode(), size)
+
+
+def ask_revision(name: str, revision: int) -> bytes:
+    """The question whether there is a match or target of this name that can be of this revision."""
+    return _REVISION.pack(name.encode(), revision)
+
+
+def get_revision(kind: Literal["match", "target"], v4: bool) -> int:
+    """The option for it."""
+    return _GET_REVISION[kind][not v4]
 
 
 def chains(data: bytes | bytearray, layout: Layout) -> list[str]:

@@ -70,6 +70,7 @@ DYNSET: Final = {"add": 0, "update": 1, "delete": 2}
 CMP: Final = {"==": 0, "!=": 1}
 LOOKUP_INVERT: Final = 1
 NUMGEN_RANDOM: Final = 1
+HASH_JENKINS: Final = 0
 NAT_DNAT: Final = 1
 RANDOM_FULLY: Final = 0x10
 REJECT_ICMP: Final = 0
@@ -306,6 +307,18 @@ def lookup(reg: int, name: str, into: int | None, invert: bool) -> bytes:
 def numgen(reg: int, modulus: int, offset: int) -> bytes:
     return expression(
         "numgen", be32(1, register(reg)), be32(2, modulus), be32(3, NUMGEN_RANDOM), be32(4, offset)
+    )
+
+
+def jhash(reg: int, source: int, size: int, modulus: int, seed: int) -> bytes:
+    return expression(
+        "hash",
+        be32(1, register(source)),
+        be32(2, register(reg)),
+        be32(3, size),
+        be32(4, modulus),
+        be32(5, seed),
+        be32(7, HASH_JENKINS),
     )
 
 

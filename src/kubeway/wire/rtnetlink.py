@@ -49,6 +49,11 @@ RTM_GETRULE: Final = 34
 IFLA_IFNAME: Final = 3
 IFLA_LINKINFO: Final = 18
 IFLA_INFO_KIND: Final = 1
+IFLA_INFO_DATA: Final = 2
+IFLA_BR_NF_CALL_IPTABLES: Final = 36
+IFLA_BR_NF_CALL_IP6TABLES: Final = 37
+IFLA_EXT_MASK: Final = 29
+RTEXT_FILTER_SKIP_STATS: Final = 1 << 3
 
 IFA_ADDRESS: Final = 1
 IFA_LOCAL: Final = 2
@@ -59,15 +64,23 @@ IFA_F_TENTATIVE: Final = 0x40
 
 RTA_DST: Final = 1
 RTA_OIF: Final = 4
+RTA_GATEWAY: Final = 5
 RTA_PRIORITY: Final = 6
 RTA_PREFSRC: Final = 7
+RTA_MULTIPATH: Final = 9
 RTA_TABLE: Final = 15
+RTA_VIA: Final = 18
+RTA_NH_ID: Final = 30
+RT_TABLE_MAIN: Final = 254
 RT_TABLE_LOCAL: Final = 255
 RT_SCOPE_UNIVERSE: Final = 0
 RT_SCOPE_HOST: Final = 254
+RTN_UNICAST: Final = 1
 RTN_LOCAL: Final = 2
 RTPROT_KERNEL: Final = 2
 
+FRA_IIFNAME: Final = 3
+FRA_GOTO: Final = 4
 FRA_PRIORITY: Final = 6
 FRA_FWMARK: Final = 10
 FRA_SUPPRESS_PREFIXLEN: Final = 14
@@ -75,6 +88,8 @@ FRA_TABLE: Final = 15
 FRA_FWMASK: Final = 16
 FRA_PROTOCOL: Final = 21
 FR_ACT_TO_TBL: Final = 1
+FR_ACT_GOTO: Final = 2
+FR_ACT_NOP: Final = 3
 FIB_RULE_INVERT: Final = 2
 
 AF_INET: Final = 2
@@ -97,16 +112,21 @@ _IFADDRMSG: Final = Struct("=BBBBI")  # family, prefix length, flags, scope, int
 _RTMSG: Final = Struct("=8BI")  # family, lengths, tos, table, protocol, scope, type, flags
 _RULE_HDR: Final = Struct("=8BI")  # family, lengths, tos, table, two unused, action, flags
 _U32: Final = Struct("=I")
+_ASKS: Final = ((AF_INET, IFLA_BR_NF_CALL_IPTABLES), (AF_INET6, IFLA_BR_NF_CALL_IP6TABLES))
 _SIZES: Final = {AF_INET: 4, AF_INET6: 16}
 _FAMILIES: Final = {size: family for family, size in _SIZES.items()}
 
 
 class Link(NamedTuple):
-    """`kind` is "dummy", "veth", …; "" for what has none: loopback, a card."""
+    """`kind` is "dummy", "veth", …; "" for what has none: loopback, a card.
+
+    `asks`: of a bridge, the families (AF_*) of which it was told by itself to have packets pass the rules.
+    """
 
     ifindex: int
     name: str
     kind: str
+    asks: tuple[int, ...] = ()
 
 
 class Address(NamedTuple):
@@ -119,7 +139,8 @@ class Address(NamedTuple):
 
 
 class Route(NamedTuple):
-    """To the prefix `ip`/`length`. `kind` is RTN_*; `link` is 0 and `source` None where it names none."""
+    """To the prefix `ip`/`length`. `kind` is RTN_*; `link` is 0 and `source` None where it names none.
+    `via`: not to whoever is on the link, but by a router, or by several."""
 
     ip: Ip
     length: int
@@ -130,11 +151,13 @@ class Route(NamedTuple):
     metric: int
     link: int
     source: Ip | None
+    via: bool = False
 
 
 class Rule(NamedTuple):
     """Packets with this mark under this mask go by this table. `plain`: so do all of them, whatever else
-    they are."""
+    they are. `action` is FR_ACT_*: for those that pass on, to the rule of priority `target` or the next, the
+    table is 0. `iif`: only what came in by this link; by `lo`, what this node asks for itself."""
 
     family: int
     priority: int
@@ -143,6 +166,9 @@ class Rule(NamedTuple):
     table: int
     protocol: int
     plain: bool
+    action: int = FR_ACT_TO_TBL
+    target: int = 0
+    iif: str = ""
 
 
 # --- links ----------------------------------------------------------------------------
@@ -151,6 +177,13 @@ class Rule(NamedTuple):
 def link_request(name: str) -> bytes:
     """Ask for one link; ENODEV if there is none of this name."""
     return message(RTM_GETLINK, NLM_F_REQUEST, _link_head() + text(IFLA_IFNAME, name))
+
+
+def links_request(kind: str) -> bytes:
+    """Ask for all links of this kind."""
+    only = attr(IFLA_LINKINFO, text(IFLA_INFO_KIND, kind))
+    mask = attr(IFLA_EXT_MASK, _U32.pack(RTEXT_FILTER_SKIP_STATS))
+    return message(RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, _link_head() + mask + only)
 
 
 def new_dummy(name: str) -> bytes:
@@ -178,7 +211,9 @@ def read_link(m: Message) -> Link:
     kind = info.get(IFLA_INFO_KIND)
     ifindex: int = _IFINFOMSG.unpack_from(m.body)[2]
     name = read_text(need(known, IFLA_IFNAME, "a link's name"))
-    return Link(ifindex, name, "" if kind is None else read_text(kind))
+    data = fields(info.get(IFLA_INFO_DATA, b"")) if kind is not None and read_text(kind) == "bridge" else {}
+    asks = tuple(family for family, number in _ASKS if any(data.get(number, b"")))
+    return Link(ifindex, name, "" if kind is None else read_text(kind), asks)
 
 
 # --- addresses ------------------------------------------------------------------------
@@ -312,8 +347,11 @@ def read_route(m: Message) -> Route | None:
         0 if metric is None else _number(metric),
         0 if link is None else _number(link),
         None if source is None else _ip(source, size),
+        not known.keys().isdisjoint(_VIA),
     )
 
+
+_VIA: Final = {RTA_GATEWAY, RTA_MULTIPATH, RTA_VIA, RTA_NH_ID}
 
 # --- rules ----------------------------------------------------------------------------
 
@@ -325,7 +363,7 @@ def rules_request(family: int) -> bytes:
 
 def new_rule(rule: Rule) -> bytes:
     """EEXIST if there is one like it. The table is one below 256."""
-    return _rule(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, FR_ACT_TO_TBL, rule)
+    return _rule(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, rule.action, rule)
 
 
 def del_rule(rule: Rule) -> bytes:
@@ -337,23 +375,27 @@ def del_rule(rule: Rule) -> bytes:
 def _rule(kind: int, flags: int, action: int, rule: Rule) -> bytes:
     head = _RULE_HDR.pack(rule.family, 0, 0, 0, rule.table & 0xFF, 0, 0, action, 0)
     numbers = (FRA_PRIORITY, rule.priority), (FRA_FWMARK, rule.mark), (FRA_FWMASK, rule.mask)
-    body = b"".join(attr(number, _U32.pack(value)) for number, value in numbers)
+    body = text(FRA_IIFNAME, rule.iif) if rule.iif else b""
+    body += attr(FRA_GOTO, _U32.pack(rule.target)) if action == FR_ACT_GOTO else b""
+    body += b"".join(attr(number, _U32.pack(value)) for number, value in numbers)
     return message(kind, NLM_F_REQUEST | flags, head + body + attr(FRA_PROTOCOL, bytes([rule.protocol])))
 
 
-_PLAIN: Final = {FRA_PRIORITY, FRA_FWMARK, FRA_FWMASK, FRA_TABLE, FRA_PROTOCOL}
+_PLAIN: Final = {FRA_PRIORITY, FRA_FWMARK, FRA_FWMASK, FRA_TABLE, FRA_PROTOCOL, FRA_IIFNAME, FRA_GOTO}
+_ACTIONS: Final = {FR_ACT_TO_TBL, FR_ACT_GOTO, FR_ACT_NOP}
 
 
 def read_rule(m: Message) -> Rule | None:
-    """The rule in one answer or event; None if it is of another family, or leads to no table."""
+    """The rule in one answer or event; None if it is of another family, or forbids."""
     if m.kind not in (RTM_NEWRULE, RTM_DELRULE) or len(m.body) < _RULE_HDR.size:
         raise _unexpected(m, "a rule")
     family, *lengths, tos, table, _, _, action, flags = _RULE_HDR.unpack_from(m.body)
-    if family not in _SIZES or action != FR_ACT_TO_TBL:
+    if family not in _SIZES or action not in _ACTIONS:
         return None
     known = fields(m.body[_RULE_HDR.size :])
     priority, mark, mask = (known.get(n) for n in (FRA_PRIORITY, FRA_FWMARK, FRA_FWMASK))
     wide, protocol = known.get(FRA_TABLE), known.get(FRA_PROTOCOL)
+    iif, target = known.get(FRA_IIFNAME), known.get(FRA_GOTO)
     # The kernel tells of this one always; that it suppresses nothing is -1.
     suppress = known.get(FRA_SUPPRESS_PREFIXLEN)
     idle = {FRA_SUPPRESS_PREFIXLEN} if suppress is not None and _number(suppress) == 0xFFFFFFFF else set()
@@ -366,6 +408,9 @@ def read_rule(m: Message) -> Rule | None:
         table if wide is None else _number(wide),
         protocol[0] if protocol else 0,
         not (more or tos or any(lengths) or flags & FIB_RULE_INVERT),
+        action,
+        0 if target is None else _number(target),
+        "" if iif is None else read_text(iif),
     )
 
 

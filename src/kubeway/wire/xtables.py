@@ -49,6 +49,9 @@ _REGISTER: Final = be32(1, 1)
 _VERDICT_REGISTER: Final = be32(1, 0)
 
 DPORT_AT: Final = 2
+TCP_FLAGS_AT: Final = 13
+TCP_SYN: Final = b"\x17", b"\x02"
+"""Which flags of TCP are looked at, and which of these the first packet of a connection has."""
 LAST_PORT: Final = 0xFFFF
 ADDRESS_AT: Final = {"ip": (12, 16), "ip6": (8, 24)}
 """Where source and destination begin in a header."""
@@ -152,6 +155,10 @@ ADDRTYPE: Final = Info("=HHI")
 CONNTRACK: Final = Info("=146xHHH16x")
 """Which questions, which of them inverted, states."""
 MARK: Final = Info("=IIB7x", 9)
+CONNMARK: Final = Info("=IIB3x4x", 9)
+"""Mark, mask, inverted."""
+SOCKET: Final = Info("=B7x", 1)
+"""What is asked of the socket."""
 TCP: Final = Info("=HHHHBBBB4x", 12)
 """Source ports, destination ports, option, flags asked, flags set, inverted."""
 UDP: Final = Info("=HHHHB7x", 9)
@@ -165,6 +172,10 @@ SET: Final = Info("=HBB44x")
 """The set's number, how many sides, and a bit for each that is the source; none of its counters is asked."""
 
 MARK_SET: Final = Info("=II")
+CONNMARK_SET: Final = Info("=IIIBBBx", 15)
+"""Mark, mask, mask of the packet's mark, how it is shifted, by how many bits, what is done."""
+TPROXY: Final = Info("=II16s2s6x", 26)
+"""Mask and value of the mark; address and port, in network order."""
 DNAT: Final = Info(">4s16s16sHHH6x", 42)
 """Flags, first and last address, first and last port, base port. All in network order but the flags."""
 MASQUERADE: Final = {"ip": Info("=IIIIHH4x", 20), "ip6": Info("=I16s16sHH")}
@@ -178,6 +189,9 @@ RECENT_NAME: Final = 199
 RECENT_SOURCE: Final = 0
 LOCAL: Final = 1 << 2  # 1 << RTN_LOCAL
 CONNTRACK_STATE: Final = 1
+CONNTRACK_DIRECTION: Final = 1 << 12  # inverted: of replies
+SOCKET_TRANSPARENT: Final = 1
+CONNMARK_WHOLE: Final = 0xFFFFFFFF
 STATES: Final = {
     "INVALID": 1 << 0,
     "NEW": 1 << 3,

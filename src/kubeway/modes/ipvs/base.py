@@ -27,6 +27,7 @@ from kubeway.modes.chains.common import (
     to_node,
     unallocated,
 )
+from kubeway.modes.chains.entries import Asked, empty
 from kubeway.modes.chains.layout import (
     CHAIN,
     FAMILIES,
@@ -39,7 +40,6 @@ from kubeway.modes.chains.layout import (
 )
 from kubeway.modes.ipvs import sets
 from kubeway.planes import sysctl
-from kubeway.planes.ipset.ours import name_for
 from kubeway.planes.ipvs.objects import TIMEOUTS, Timeouts
 from kubeway.planes.link.objects import LINK, Dummy
 from kubeway.planes.xtables.objects import (
@@ -50,7 +50,6 @@ from kubeway.planes.xtables.objects import (
     Destination,
     Drop,
     InInterface,
-    InSet,
     Jump,
     Masquerade,
     Reject,
@@ -123,39 +122,17 @@ def settings(node: Ipvs) -> dict[Key, Object]:
 def base(number: int, node: NodeView) -> dict[Key, Object]:
     """Of one family."""
     family, view = FAMILIES[number], node.family(number)
-    objects: dict[Key, Object] = {LINK: Dummy(), **sets.base(number), **jumping(family, _JUMPS)}
+    objects: dict[Key, Object] = {LINK: Dummy(), **empty(sets.TYPES, number), **jumping(family, _JUMPS)}
     for tree in TREES:
         objects[chain_key(family, tree.table, tree.root)] = CHAIN
-    asked = _Asked(number)
+    asked = Asked(number)
     for (table, chain), rules in {**_nat(asked, view, node), **_filter(asked, view, node)}.items():
         objects[chain_key(family, table, chain)] = CHAIN
         objects[rules_key(family, table, chain)] = Rules(tuple(rules))
     return objects
 
 
-class _Asked:
-    """Matches for the sets of one family."""
-
-    def __init__(self, family: int) -> None:
-        self._family = family
-
-    def address(self, name: str) -> InSet:
-        """The packet's destination address."""
-        return InSet(name_for(name, self._family), ("dst",))
-
-    port = address
-    """The packet's destination port, in a set of ports."""
-
-    def way(self, name: str) -> InSet:
-        """The destination's address, protocol and port."""
-        return InSet(name_for(name, self._family), ("dst", "dst"))
-
-    def way_from(self, name: str) -> InSet:
-        """The same, and the client."""
-        return InSet(name_for(name, self._family), ("dst", "dst", "src"))
-
-
-def _nat(asked: _Asked, view: FamilyView, node: NodeView) -> dict[tuple[TableName, str], list[Rule]]:
+def _nat(asked: Asked, view: FamilyView, node: NodeView) -> dict[tuple[TableName, str], list[Rule]]:
     mark = node.mark
     cluster_ip, balancer = asked.way(sets.CLUSTER_IP), asked.way(sets.LOAD_BALANCER)
     external, external_local = asked.way(sets.EXTERNAL_IP), asked.way(sets.EXTERNAL_IP_LOCAL)
@@ -207,7 +184,7 @@ def _not_link_local(view: FamilyView) -> list[Rule]:
     return [Rule((Destination(_LINK_LOCAL),), _RETURN)]
 
 
-def _node_port(asked: _Asked, proto: Proto) -> list[Rule]:
+def _node_port(asked: Asked, proto: Proto) -> list[Rule]:
     # A set of ports knows no protocol, so each has its own; that of SCTP is one of addresses and ports.
     ask = asked.way if proto == SCTP else asked.port
     local, every = ask(sets.NODE_PORT_LOCAL[proto]), ask(sets.NODE_PORT[proto])
@@ -218,7 +195,7 @@ def _node_port(asked: _Asked, proto: Proto) -> list[Rule]:
     ]
 
 
-def _filter(asked: _Asked, view: FamilyView, node: NodeView) -> dict[tuple[TableName, str], list[Rule]]:
+def _filter(asked: Asked, view: FamilyView, node: NodeView) -> dict[tuple[TableName, str], list[Rule]]:
     firewalled = Rule((asked.way(sets.FIREWALLED),), Jump(SOURCE_RANGES))
     ranges = [
         Rule((asked.way_from(sets.SOURCE_CIDR),), _RETURN),

@@ -12,6 +12,7 @@ from kubeway.model.node import FamilyView, NodeView
 from kubeway.model.packet import Fates, Packet
 from kubeway.modes.chains import dispatch
 from kubeway.modes.chains.dispatch import Dispatch
+from kubeway.modes.chains.entries import put
 from kubeway.modes.chains.layout import FAMILIES
 from kubeway.modes.chains.picks import Picks, remembered
 from kubeway.modes.ipvs import sets
@@ -89,17 +90,17 @@ class IpvsMode:
             for ip in _places(frontend, its):
                 _balanced(objects, forward, (ip, forward.proto, frontend.port), server, endpoints)
                 if nobody:
-                    sets.put(objects, family, sets.DROPPED, ip, forward.proto, frontend.port)
+                    put(objects, family, sets.DROPPED, ip, forward.proto, frontend.port)
             if frontend.ip is not None and not frontend.own:
                 _bind(objects, frontend.ip, its)
-                sets.put(objects, family, sets.OPEN, frontend.ip, forward.proto, frontend.port)
+                put(objects, family, sets.OPEN, frontend.ip, forward.proto, frontend.port)
             if external and forward.external_local and forward.cluster:
                 self._unbound(objects, forward, frontend, view)
         for endpoint in {one for each in (forward.cluster, forward.local) for one in each if one.local}:
             where = endpoint.ip, forward.proto, endpoint.port, endpoint.ip
-            sets.put(objects, family, sets.LOOP_BACK, *where)
+            put(objects, family, sets.LOOP_BACK, *where)
         if forward.health_port:
-            sets.put(objects, family, sets.HEALTH_CHECK, forward.health_port)
+            put(objects, family, sets.HEALTH_CHECK, forward.health_port)
         return Fragment(Origin(forward.name, "service port"), objects)
 
     def _unbound(
@@ -178,7 +179,7 @@ def _balanced(
 def _bind(objects: dict[Key, Object], ip: Ip, view: FamilyView) -> None:
     """Packets for this address are for this node; its own bear its own address."""
     objects[link.address_key(ip)] = _ADDRESS
-    sets.put(objects, view.family, sets.ADDRESSES, ip)
+    put(objects, view.family, sets.ADDRESSES, ip)
     if view.source is not None:
         objects[link.route_key(ip)] = link.Route(view.source)
 
@@ -189,25 +190,25 @@ def _in_sets(objects: dict[Key, Object], forward: Forward, frontend: Frontend, v
     local = forward.external_local
     match frontend.kind:
         case "ClusterIP":
-            sets.put(objects, family, sets.CLUSTER_IP, ip, proto, port)
+            put(objects, family, sets.CLUSTER_IP, ip, proto, port)
         case "ExternalIP":
-            sets.put(objects, family, sets.EXTERNAL_IP_LOCAL if local else sets.EXTERNAL_IP, ip, proto, port)
+            put(objects, family, sets.EXTERNAL_IP_LOCAL if local else sets.EXTERNAL_IP, ip, proto, port)
         case "LoadBalancer":
-            sets.put(objects, family, sets.LOAD_BALANCER, ip, proto, port)
+            put(objects, family, sets.LOAD_BALANCER, ip, proto, port)
             if local:
-                sets.put(objects, family, sets.LOAD_BALANCER_LOCAL, ip, proto, port)
+                put(objects, family, sets.LOAD_BALANCER_LOCAL, ip, proto, port)
         case "NodePort":
             for name in (sets.NODE_PORT[proto], *((sets.NODE_PORT_LOCAL[proto],) if local else ())):
                 if proto == SCTP:
                     for place in _places(frontend, view):
-                        sets.put(objects, family, name, place, proto, port)
+                        put(objects, family, name, place, proto, port)
                 else:
-                    sets.put(objects, family, name, port)
+                    put(objects, family, name, port)
     if frontend.sources is not None:
-        sets.put(objects, family, sets.FIREWALLED, ip, proto, port)
+        put(objects, family, sets.FIREWALLED, ip, proto, port)
         own = None if ip is None else host_prefix(ip)
         for source in frontend.sources:
             if source != own:
-                sets.put(objects, family, sets.SOURCE_CIDR, ip, proto, port, source)
+                put(objects, family, sets.SOURCE_CIDR, ip, proto, port, source)
         if any(source.holds(ip or b"") for source in frontend.sources):
-            sets.put(objects, family, sets.SOURCE_IP, ip, proto, port, ip)
+            put(objects, family, sets.SOURCE_IP, ip, proto, port, ip)

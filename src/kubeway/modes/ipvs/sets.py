@@ -13,18 +13,12 @@ from typing import Final
 from kubeway.planes.ipset import ours
 from kubeway.planes.ipset.objects import (
     BITMAP_PORT,
-    ENTRY,
     HASH_IP,
     HASH_IP_PORT,
     HASH_IP_PORT_IP,
     HASH_IP_PORT_NET,
-    Set,
-    entry_key,
-    set_key,
 )
-from kubeway.planes.ipset.ours import name_for
-from kubeway.program.program import Key, Object
-from kubeway.values import SCTP, TCP, UDP, Ip, Prefix, Proto
+from kubeway.values import SCTP, TCP, UDP, Proto
 
 LOOP_BACK: Final = "KUBE-LOOP-BACK"
 """Endpoints of this node, which may meet themselves."""
@@ -73,28 +67,3 @@ TYPES: Final[Mapping[str, str]] = {
     DROPPED: HASH_IP_PORT,
     OPEN: HASH_IP_PORT,
 }
-
-
-def base(family: int) -> dict[Key, Object]:
-    """All sets, empty."""
-    return {
-        set_key(name_for(name, family)): Set(kind, 0 if kind == BITMAP_PORT else family)
-        for name, kind in TYPES.items()
-    }
-
-
-def put(objects: dict[Key, Object], family: int, name: str, *fields: object) -> None:
-    """`fields` are what the set's type says, in that order; a port in a hash follows its protocol."""
-    full = name_for(name, family)
-    last = fields[-1]
-    if isinstance(last, Prefix) and last.length == 0:
-        # No set holds a prefix of length zero; it has two halves.
-        for half in _halves(last):
-            objects[entry_key(full, *fields[:-1], half)] = ENTRY
-    else:
-        objects[entry_key(full, *fields)] = ENTRY
-
-
-def _halves(prefix: Prefix) -> tuple[Prefix, Prefix]:
-    upper = bytes((0x80,)) + prefix.ip[1:]
-    return Prefix(prefix.ip, 1), Prefix(Ip(upper), 1)

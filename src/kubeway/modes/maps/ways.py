@@ -10,30 +10,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from kubeway.model.forward import Forward, Frontend
+from kubeway.model.forward import Forward
 from kubeway.modes.maps.layout import PRESENT, Words, pack_front
-from kubeway.planes.nft.objects import Drop, Element, Goto, Return, element_key
+from kubeway.modes.ways import Refusal, WayIn, ways_in
+from kubeway.planes.nft.objects import Drop, Element, Goto, Return, Verdict, element_key
 from kubeway.program.program import Key, Object
 
 _MAX_COMMENT: Final = 127
-_REJECT: Final = Goto("reject-it")
-_DROP: Final = Drop()
+_REFUSED: Final[dict[Refusal, Verdict]] = {"reject": Goto("reject-it"), "drop": Drop()}
 _NOBODY: Final = Return()
 
 
 class Served(NamedTuple):
-    """A way in by which some are served.
+    """A way in by which some are served. `key` and `comment` are for its element; `front` is that one's key
+    as bytes."""
 
-    `key` and `comment` are for its element; `front` is that one's key as bytes. `external`: what counts for
-    it is the external traffic policy. `by_local`: the policy is Local.
-    """
-
-    frontend: Frontend
+    way: WayIn
     key: Key
     front: bytes
     comment: str
-    external: bool
-    by_local: bool
 
 
 def ways(
@@ -46,30 +41,26 @@ def ways(
     """
     family = words.family
     comment = str(forward.name)[:_MAX_COMMENT]
-    for frontend in forward.frontends:
-        external = frontend.kind != "ClusterIP"
-        by_local = forward.external_local if external else forward.internal_local
-        applies = held or (served and (forward.local if by_local else forward.cluster))
+    for one in ways_in(forward, served, held):
+        frontend = one.frontend
         if frontend.ip is None:
             front = pack_front(forward.proto, frontend.port)
             into, refused = "nodeports", "no-endpoint-nodeports"
         else:
             front = frontend.ip + pack_front(forward.proto, frontend.port)
             into, refused = "services", "no-endpoint-services"
-            if not external:
+            if not one.external:
                 objects[element_key(family, "cluster-ips", frontend.ip)] = PRESENT
         if frontend.sources is not None:
             objects[element_key(family, "firewalled", front)] = Element(comment=comment)
             for source in frontend.sources:
                 key = element_key(family, "allowed", front + source.ip)
                 objects[key] = Element(end=front + source.last)
-        if not applies:
-            verdict = _DROP if served and forward.usable else _REJECT
-            objects[element_key(family, refused, front)] = Element(verdict, comment=comment)
+        if one.refused is not None:
+            objects[element_key(family, refused, front)] = Element(_REFUSED[one.refused], comment=comment)
         key = element_key(family, into, front)
-        # Behind a Local policy, pods and this node itself are served by all endpoints.
-        if held or (served and (forward.usable if external else applies)):
-            yield Served(frontend, key, front, comment, external, by_local)
+        if one.served:
+            yield Served(one, key, front, comment)
         elif frontend.ip is not None:
             # The address keeps its port: no node port of that number steps in.
             objects[key] = Element(_NOBODY, comment=comment)

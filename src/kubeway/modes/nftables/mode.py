@@ -49,7 +49,7 @@ class NftablesMode:
         family = words.family
         objects: dict[Key, Object] = {}
         for one in ways(objects, forward, words):
-            maps = "nodeport-" if one.frontend.ip is None else ""
+            maps = "nodeport-" if one.way.frontend.ip is None else ""
             way, lists = _way(one, forward)
             verdict_to, chains = self._class(way, forward.family, view)
             objects[one.key] = Element(verdict_to, comment=one.comment)
@@ -98,14 +98,14 @@ NFTABLES: Final = NftablesMode()
 
 def _way(one: Served, forward: Forward) -> tuple[Way, list[tuple[tuple[Endpoint, ...], int]]]:
     """The class of a way in, and the lists of endpoints with their first slots."""
-    if not one.external:
-        endpoints = forward.local if one.by_local else forward.cluster
+    if not one.way.external:
+        endpoints = forward.local if one.way.by_local else forward.cluster
         return Way("cluster-ip", len(endpoints), None, forward.affinity), [(endpoints, 0)]
-    front: Literal["external", "nodeport"] = "nodeport" if one.frontend.ip is None else "external"
+    front: Literal["external", "nodeport"] = "nodeport" if one.way.frontend.ip is None else "external"
     lists = [(forward.cluster, 0)]
-    if one.by_local:
+    if one.way.by_local:
         lists.append((forward.local, LOCAL_SLOTS))
-    local = len(forward.local) if one.by_local else None
+    local = len(forward.local) if one.way.by_local else None
     return Way(front, len(forward.cluster), local, forward.affinity), lists
 
 

@@ -10,9 +10,16 @@ knows: its objects are `Way`s.
 Who meets which rule where is in docs/theory/userspace.md. The meaning of it all is the model's
 (`kubeway.model.oracle`); the laws compare the two.
 
-    layout   listeners, classes, the bit of the mark
+    layout   listeners, classes, the bits of the marks
+    relayed  what the relay is told, and whom it sends on where
     base     tables, sets, chains and routes, which are all there even with no service
     mode     what one service port adds; where a packet can end
+
+The same where there is no nf_tables: rules of xtables ask sets of ipset.
+
+    sets     names and types of the sets
+    chains   what `base` is there
+    legacy   what `mode` is there
 """
 
 from kubeway.modes.userspace.mode import USERSPACE, UserspaceMode

@@ -20,13 +20,16 @@ from kubeway.modes.userspace.layout import (
     NOBODY,
     PORTS,
     PRIORITIES,
+    SEED,
     Class,
     homing,
+    leaving,
+    udp_port,
 )
-from kubeway.planes.link.objects import Homeward, Rule, rule_key, table_key
+from kubeway.planes.link.objects import Homeward, Rule, role_key, rule_key, table_key
 from kubeway.planes.nft import build as b
 from kubeway.planes.nft import objects as nft
-from kubeway.planes.nft.objects import Accept, Chain, Drop
+from kubeway.planes.nft.objects import Accept, Chain, Drop, Element, Goto, Set, element_key
 from kubeway.program.program import Key, Object
 from kubeway.values import TCP, UDP, host_prefix, parse_prefix
 
@@ -34,6 +37,8 @@ from kubeway.values import TCP, UDP, host_prefix, parse_prefix
 _FIRST: Final = -(1 << 31)
 _STEER: Final = -150  # mangle: flows are known (-200), nothing is translated yet (-100)
 _HAND: Final = -149
+
+_SHARE: Final = "numgen random mod 65536"  # as nft calls a number like that; see planes/nft/fields
 
 KEPT, HIDDEN, LOCAL, LOCAL_HIDDEN = CLASSES
 
@@ -44,16 +49,36 @@ def base(words: Words, view: NodeView) -> dict[Key, Object]:
     """Of one family."""
     family = view.family(words.number)
     bit = homing(view.mark)
-    chains = _base_chains(words, family, bit) | _classes(words, view, bit) | doors.chains(words, family)
-    return {
+    chains = (
+        _base_chains(words, family, bit, leaving(view.mark))
+        | _classes(words, view, bit)
+        | doors.chains(words, family)
+    )
+    chains |= _hand(words, view.relay_workers)
+    if view.bridged:
+        chains |= _again(bit)
+    rules: dict[Key, Object] = {rule_key(words.number, bit): Rule()}
+    if family.marks_checked:
+        rules = _apart(words.number, bit, leaving(view.mark))
+        chains |= _leaving(bit, leaving(view.mark))
+    sets = doors.sets(words)
+    if view.relay_workers > 1:
+        sets["workers"] = Set((_SHARE,), verdicts=True, comment="who takes datagrams")
+    objects = {
         table_key(words.number): Homeward(),
-        rule_key(words.number, bit): Rule(),
-        **doors.objects(words, family, doors.sets(words), chains),
+        **rules,
+        **doors.objects(words, family, sets, chains),
     }
+    if view.relay_workers > 1:
+        for worker in range(view.relay_workers):
+            key = element_key(words.family, "workers", b.host32(worker))
+            objects[key] = Element(Goto(_hand_udp(worker)))
+    return objects
 
 
-def _base_chains(words: Words, view: FamilyView, bit: int) -> Chains:
+def _base_chains(words: Words, view: FamilyView, bit: int, also: int) -> Chains:
     accept = Accept()
+    ours = bit | also if view.marks_checked else bit
     home = b.mark_on(bit)
     # What is steered or was made by the relay has met its fate.
     astray = (*b.new_flow(), *b.unmarked(bit), *b.flow_marked(bit, "=="))
@@ -64,27 +89,21 @@ def _base_chains(words: Words, view: FamilyView, bit: int) -> Chains:
     dispatch = b.rule(b.jump("dispatch"))
     loopback = b.interface("lo", begins=False)
     nobody = NOBODY[words.number]
-    not_loopback = b.interface("lo", begins=False, op="!=")
     return {
-        # Where bridged packets pass these hooks (br_netfilter), they do so on the bridge, and the socket
-        # they were handed to is lost on the way up. Then this is the one place where they come by again, if
-        # it stands before br_netfilter's.
-        "again-prerouting": (
-            Chain("filter", "prerouting", _FIRST),
-            [b.rule(b.marked(bit), not_loopback, b.jump("hand"))],
-        ),
         "steer-prerouting": (
             Chain("filter", "prerouting", _STEER),
             [
                 others,
-                # Not what is new: a client may use a port again whose last connection the relay still keeps
-                # in mind (TIME_WAIT). `tproxy` knows what to do with both.
-                b.rule(b.known_flow(), b.transparent(), home, accept, comment="a connection of the relay's"),
+                # Who opens a connection may have the port of one that has ended, and finds its socket in
+                # TIME-WAIT. That is no connection: it is for the listener, and tproxy sees to it.
+                b.rule(
+                    b.not_opening(), b.transparent(), home, accept, comment="of a connection of the relay's"
+                ),
+                b.rule(b.protocol(UDP), b.transparent(), home, accept, comment="of a session of the relay's"),
                 b.rule(b.marked(bit), accept, comment="steered at output"),
                 b.rule(loopback, b.flow_marked(bit), accept, comment="the relay's, to this node itself"),
                 firewall,
                 dispatch,
-                b.rule(b.transparent(), home, accept, comment="the same, of a way in that is no more"),
             ],
         ),
         "hand-prerouting": (
@@ -106,7 +125,7 @@ def _base_chains(words: Words, view: FamilyView, bit: int) -> Chains:
                 others,
                 # A connection may have taken over the mark of its first packet (net.ipv4.tcp_fwmark_accept);
                 # what it sends is not for this node for that.
-                b.rule(b.transparent(), b.flow_mark_on(bit), b.mark_off(bit), accept, comment="the relay's"),
+                b.rule(b.transparent(), b.flow_mark_on(bit), b.mark_off(ours), accept, comment="the relay's"),
                 firewall,
                 dispatch,
                 b.rule(b.flow_marked(bit), home, comment="of a steered flow; or an answer to the relay"),
@@ -125,18 +144,67 @@ def _base_chains(words: Words, view: FamilyView, bit: int) -> Chains:
         ),
         "filter-forward": (Chain("filter", "forward", 0), [no_endpoints, unowned]),
         "filter-output": (Chain("filter", "output", 0), [no_endpoints, unowned]),
-        "hand": (
-            Chain(),
-            [
-                b.rule(
-                    b.priority_is(PRIORITIES[one], 0xFFFFFFFF),
-                    b.tproxy(proto, LISTEN[words.number], PORTS[one]),
-                )
-                for one in CLASSES
-                for proto in (TCP, UDP)
-            ],
-        ),
     }
+
+
+def _hand(words: Words, workers: int) -> Chains:
+    """What leads to the listeners, by the class a packet has.
+
+    The listeners of TCP are everybody's, and the kernel chooses a worker by the client's address. Of UDP it
+    would not, as it looks for the socket without the packet (nf_tproxy); so of several workers each has
+    listeners of its own, and the choice is made here, by the same.
+    """
+    if workers == 1:
+        rules = [_handed(words, one, proto, PORTS[one]) for one in CLASSES for proto in (TCP, UDP)]
+        return {"hand": (Chain(), rules)}
+    spread = b.rule(b.protocol(UDP), b.spread(words.saddr, workers, SEED, "workers"))
+    tcp = [_handed(words, one, TCP, PORTS[one]) for one in CLASSES]
+    chains: Chains = {"hand": (Chain(), [spread, *tcp])}
+    for worker in range(workers):
+        udp = [_handed(words, one, UDP, udp_port(one, worker)) for one in CLASSES]
+        chains[_hand_udp(worker)] = (Chain(), udp)
+    return chains
+
+
+def _hand_udp(worker: int) -> str:
+    return f"hand-udp-{worker}"
+
+
+def _handed(words: Words, one: Class, proto: int, port: int) -> nft.Rule:
+    return b.rule(b.priority_is(PRIORITIES[one], 0xFFFFFFFF), b.tproxy(proto, LISTEN[words.number], port))
+
+
+def _again(bit: int) -> Chains:
+    """Bridged packets pass prerouting on the bridge, and the socket they were handed to is lost on the way
+    up; there br_netfilter's own hook keeps them from all others. So this chain stands where that one does,
+    and before it.
+
+    Of equals the later one comes first: it is made when br_netfilter's is there, and not before.
+    """
+    elsewhere = b.interface("lo", begins=False, op="!=")
+    rules = [b.rule(b.marked(bit), elsewhere, b.jump("hand"))]
+    return {"again-prerouting": (Chain("filter", "prerouting", _FIRST), rules)}
+
+
+def _apart(family: int, bit: int, also: int) -> dict[Key, Object]:
+    """Rules where the kernel looks for the way back to a sender with the packet's own mark.
+
+    The way back is asked for as if the packet were this node's own, coming in by `lo`; so what has the bit
+    and is asked for so goes by others' rules, as without it. What this node steers itself is asked for like
+    that, too; that is why it has another bit.
+    """
+    return {
+        rule_key(family, also): Rule(),
+        role_key(family, bit, "pass"): Rule(),
+        role_key(family, bit, "late"): Rule(),
+        role_key(family, 0, "end"): Rule(),
+    }
+
+
+def _leaving(bit: int, also: int) -> Chains:
+    """Give what this node sends and steers its other bit, by which it is routed anew."""
+    rules = [b.rule(b.marked(bit), b.mark_on(also))]
+    return {"leaving-output": (Chain("route", "output", _HAND), rules)}
 
 
 def _martians(words: Words, view: FamilyView, astray: b.Phrase) -> list[nft.Rule]:

@@ -22,6 +22,9 @@ OPEN: Final = "KUBEWAY-OPEN"
 OWN: Final = "KUBEWAY-"
 """What the names of sets begin with that kube-proxy has not."""
 
+RELAY: Final = f"{OWN}RELAY-"
+"""What those begin with that lead packets to the relay (userspace mode without nf_tables)."""
+
 KUBE_PROXYS: Final = (
     "KUBE-LOOP-BACK",
     "KUBE-CLUSTER-IP",
@@ -63,12 +66,22 @@ def is_ipv6(name: str) -> bool:
 STATES: Final = frozenset(name_for(name, family) for name in (DROPPED, OPEN) for family in (V4, V6))
 """The names of those whose entries say what stands behind a way in."""
 
-BARRING: Final = frozenset(name_for("KUBE-LOAD-BALANCER-FW", family) for family in (V4, V6))
+BARRING: Final = frozenset(
+    name_for(name, family) for name in ("KUBE-LOAD-BALANCER-FW", f"{RELAY}FIREWALLED") for family in (V4, V6)
+)
 """The names of those whose entries bar whom no entry of another set lets in."""
 
 _NAMES: Final = frozenset(KUBE_PROXYS) | {name_for(name, V6) for name in KUBE_PROXYS}
 
 
+_OF_RELAY: Final = (RELAY, name_for(RELAY, V6))
+
+
+def is_relays(name: str) -> bool:
+    """Whether this set is ours, and of userspace mode."""
+    return name.startswith(_OF_RELAY)
+
+
 def is_ours(name: str) -> bool:
-    """Whether this set is a service proxy's alone."""
-    return name in _NAMES or name.startswith(OWN)
+    """Whether this set is a service proxy's alone, of ipvs mode."""
+    return name in _NAMES or (name.startswith(OWN) and not is_relays(name))

@@ -12,7 +12,7 @@ Keys, objects, what they are called, and laws; bytes are `lower`'s and `lift`'s.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -41,6 +41,11 @@ TABLE: Final = 117
 
 PRIORITY: Final = 1
 """Of our rules: just after table local (0), before all that others have rules for."""
+
+Role = Literal["pass", "late", "end"]
+PRIORITIES: Final[dict[Role, int]] = {"pass": 2, "late": 3, "end": 4}
+"""Of rules that keep what this node asks for itself apart from what comes in: "pass" has the former, as far
+as it has the mark, go on at "end"; "late" leads what is left to our table."""
 
 RIGID: Final[frozenset[str]] = frozenset()
 """Kinds whose objects cannot be changed in place: none."""
@@ -87,7 +92,8 @@ class Homeward(Struct, frozen=True):
 
 
 class Rule(Struct, frozen=True):
-    """Packets whose mark has this bit are routed by our table (fwmark, before all others' rules).
+    """Packets whose mark has this bit are routed by our table (fwmark, before all others' rules); or what
+    the rule's role says.
 
     `odd` is only ever read: rules of ours for that mark that stand elsewhere, lead elsewhere or ask for more.
     """
@@ -102,6 +108,15 @@ def table_key(family: int) -> Key:
 
 def rule_key(family: int, mark: int) -> Key:
     return Key(PLANE, "rule", (family, mark))
+
+
+def role_key(family: int, mark: int, role: Role) -> Key:
+    """A rule that has a role. The one of "end" is for all marks: 0."""
+    return Key(PLANE, "rule", (family, mark, role))
+
+
+def role_of(key: Key) -> Role | None:
+    return key.name[2] if len(key.name) > 2 else None
 
 
 STEERING: Final = frozenset({"table", "rule"})
@@ -146,7 +161,15 @@ def _steering_line(key: Key) -> str:
     family = "-6 " if key.name[0] == V6 else ""
     if key.kind == "table":
         return f"{family}route add local default dev lo table {TABLE} proto {PROTOCOL}"
-    mark = f"{key.name[1]:#x}/{key.name[1]:#x}"
+    mark, role = f"{key.name[1]:#x}/{key.name[1]:#x}", role_of(key)
+    if role == "end":
+        return f"{family}rule add priority {PRIORITIES[role]} nop protocol {PROTOCOL}"
+    if role == "pass":
+        how = f"iif lo fwmark {mark} goto {PRIORITIES['end']} protocol {PROTOCOL}"
+        return f"{family}rule add priority {PRIORITIES[role]} {how}"
+    if role == "late":
+        how = f"fwmark {mark} lookup {TABLE} protocol {PROTOCOL}"
+        return f"{family}rule add priority {PRIORITIES[role]} {how}"
     return f"{family}rule add priority {PRIORITY} fwmark {mark} lookup {TABLE} protocol {PROTOCOL}"
 
 
@@ -183,6 +206,10 @@ def describe_key(key: Key, program: Mapping[Key, Object]) -> str:
             return f"address {show_ip(key.name[0])} on {DEVICE}"
         case "table":
             return f"local route to everything of IPv{key.name[0]} in table {TABLE}"
+        case "rule" if role_of(key) == "end":
+            return f"rule of IPv{key.name[0]} that our rules end at"
+        case "rule" if role_of(key) == "pass":
+            return f"rule of IPv{key.name[0]} that mark {key.name[1]:#x} of this node's own passes on"
         case "rule":
             return f"rule of IPv{key.name[0]} that mark {key.name[1]:#x} leads to table {TABLE}"
         case _:
@@ -201,5 +228,5 @@ def place(key: Key) -> Key | None:
 
 def references(key: Key, obj: Object) -> Iterator[Key]:
     """The objects that this one names. A route needs no address; a rule leads to a table."""
-    if key.kind == "rule":
+    if key.kind == "rule" and role_of(key) in (None, "late"):
         yield table_key(key.name[0])

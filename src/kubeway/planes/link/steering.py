@@ -10,7 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from kubeway.planes.link.objects import PRIORITY, PROTOCOL, TABLE, Homeward, Rule, rule_key, table_key
+from kubeway.planes.link.objects import (
+    PRIORITIES,
+    PRIORITY,
+    PROTOCOL,
+    TABLE,
+    Homeward,
+    Rule,
+    role_key,
+    role_of,
+    rule_key,
+    table_key,
+)
 from kubeway.planes.link.parcel import GONE, THERE, Parcel
 from kubeway.program.program import Change, Key, Object
 from kubeway.values import V4, V6
@@ -44,13 +55,25 @@ def is_homeward(route: wire.Route) -> bool:
 
 
 def key_of(rule: wire.Rule) -> Key:
-    return rule_key(_NAMES[rule.family], rule.mark)
+    family, late = _NAMES[rule.family], PRIORITIES["late"]
+    if rule.action == wire.FR_ACT_TO_TBL:
+        home = rule.priority != late
+        return rule_key(family, rule.mark) if home else role_key(family, rule.mark, "late")
+    return role_key(family, rule.mark, "pass" if rule.action == wire.FR_ACT_GOTO else "end")
 
 
 def wanted(key: Key) -> wire.Rule:
     """The rule of this key, as it has to be."""
-    family, mark = key.name
-    return wire.Rule(FAMILIES[family], PRIORITY, mark, mark, TABLE, PROTOCOL, plain=True)
+    number, mark = key.name[:2]
+    family, role = FAMILIES[number], role_of(key)
+    if role is None:
+        return wire.Rule(family, PRIORITY, mark, mark, TABLE, PROTOCOL, plain=True)
+    priority, end = PRIORITIES[role], PRIORITIES["end"]
+    if role == "late":
+        return wire.Rule(family, priority, mark, mark, TABLE, PROTOCOL, plain=True)
+    if role == "end":
+        return wire.Rule(family, priority, 0, 0, 0, PROTOCOL, True, wire.FR_ACT_NOP)
+    return wire.Rule(family, priority, mark, mark, 0, PROTOCOL, True, wire.FR_ACT_GOTO, end, "lo")
 
 
 def lower(changes: Iterable[Change]) -> list[Parcel]:

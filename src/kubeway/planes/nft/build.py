@@ -22,6 +22,7 @@ from kubeway.planes.nft.objects import (
     Expr,
     Fib,
     Goto,
+    Hash,
     Immediate,
     Jump,
     Lookup,
@@ -34,7 +35,7 @@ from kubeway.planes.nft.objects import (
     SocketTransparent,
     Tproxy,
 )
-from kubeway.values import Prefix
+from kubeway.values import TCP, Prefix
 
 Phrase = tuple[Expr, ...]
 
@@ -42,6 +43,7 @@ CT_ESTABLISHED, CT_RELATED = 2, 4
 CT_NEW = 8  # NF_CT_STATE_BIT(IP_CT_NEW)
 CT_DNAT = 0x20  # IPS_DST_NAT
 RTN_LOCAL = 2
+SYN, ACK = 0x02, 0x10  # struct tcphdr
 
 
 def host32(number: int) -> bytes:
@@ -83,6 +85,11 @@ def in_set(fields: tuple[str, ...], name: str, invert: bool = False) -> Phrase:
 def vmap(fields: tuple[str, ...], name: str) -> Phrase:
     """`ip daddr . th dport vmap @name`"""
     return *load(fields), Lookup(0, name, "verdict")
+
+
+def spread(field: str, among: int, seed: int, name: str) -> Phrase:
+    """`jhash ip saddr mod 2 seed 0x1 vmap @shares`: what is alike in this field goes the same way."""
+    return *load((field,)), Hash(0, 0, FIELDS[field].size, among, seed), Lookup(0, name, "verdict")
 
 
 def dnat(fields: tuple[str, ...], name: str, ip_size: int, slot: Numgen | None = None) -> Phrase:
@@ -224,6 +231,17 @@ def daddr_original() -> Phrase:
     return CtOriginal(0), SetDaddr(0)
 
 
+def protocol(proto: int) -> Phrase:
+    """`meta l4proto udp`"""
+    return Meta(0, "l4proto"), Cmp(0, "==", bytes([proto]))
+
+
+def not_opening() -> Phrase:
+    """`tcp flags != syn / syn,ack`: TCP, but not the first packet of a connection"""
+    flags = Payload(0, "transport", 13, 1), Bitwise(0, bytes([SYN | ACK]), b"\0")
+    return *protocol(TCP), *flags, Cmp(0, "!=", bytes([SYN]))
+
+
 def transparent() -> Phrase:
     """`socket transparent 1`"""
     return SocketTransparent(0), Cmp(0, "==", b"\1")
@@ -232,8 +250,7 @@ def transparent() -> Phrase:
 def tproxy(proto: int, ip: bytes, port: int) -> Phrase:
     """`meta l4proto tcp tproxy to 127.0.0.1:7001`; nft wants to be told the protocol."""
     return (
-        Meta(0, "l4proto"),
-        Cmp(0, "==", bytes([proto])),
+        *protocol(proto),
         Immediate(0, ip),
         Immediate(len(ip) // 4, port.to_bytes(2, "big")),
         Tproxy(0, len(ip) // 4),

@@ -23,6 +23,7 @@ from kubeway.planes.nft.objects import (
     Drop,
     Expr,
     Goto,
+    Hash,
     Jump,
     Lookup,
     Numgen,
@@ -61,7 +62,7 @@ def fates(
     follows the first. Raises Unknowable if the packet meets an instruction, chain or set that kubeway does
     not understand.
     """
-    flow = _Flow(World(objects, packet, homing, relay), addresses, dynamic or {}, trail)
+    flow = _Flow(World(objects, packet, homing), addresses, dynamic or {}, trail, relay)
     return ends(flow)
 
 
@@ -69,9 +70,14 @@ class _Flow(Machine):
     """One branch: a packet on its way, where it is in the program, and how likely that is."""
 
     def __init__(
-        self, world: World, addresses: frozenset[Ip], memory: Memory, trail: list[str] | None
+        self,
+        world: World,
+        addresses: frozenset[Ip],
+        memory: Memory,
+        trail: list[str] | None,
+        relay: Relay | None,
     ) -> None:
-        super().__init__(world, addresses, memory)
+        super().__init__(world, addresses, memory, relay)
         self.trail = trail
         self.chains: list[tuple[str, bool]] = []  # base chains of this hook still to come
         self.stack: list[tuple[str, tuple[Rule, ...], int]] = []
@@ -79,17 +85,14 @@ class _Flow(Machine):
         self.index = 0  # of the next rule
         self.exprs: tuple[Expr, ...] = ()
         self.at = 0  # of the next instruction
-        self.fate: Fate | None = None  # by a listener
 
     def run(self) -> Fate | list[_Flow]:
         """Its end, or the branches it falls into."""
-        if self.fate is not None:
-            return self.fate
         while self.exprs or self.next_rule():
             while self.at < len(self.exprs):
                 expr = self.exprs[self.at]
                 self.at += 1
-                if isinstance(expr, Numgen) and expr.modulus > 1:
+                if isinstance(expr, Numgen | Hash) and expr.modulus > 1:
                     return self.fork(expr)
                 outcome = self.step(expr)
                 if outcome is None:
@@ -106,31 +109,21 @@ class _Flow(Machine):
             self.exprs, self.at = (), 0
         return self.arrive()
 
-    def fork(self, draw: Numgen) -> list[_Flow]:
-        """A branch for each number that may be drawn; the trail goes with the first."""
+    def fork(self, draw: Numgen | Hash) -> list[_Flow]:
+        """A branch for each number that may come out; the trail goes with the first.
+
+        Of a hash, too, as over all packets: what comes out for this one is not known here.
+        """
+        offset = draw.offset if isinstance(draw, Numgen) else 0
         branches = []
         for number in range(draw.modulus):
             branch = self.branch()
             branch.chance /= draw.modulus
             branch.trail = None if number else self.trail
-            branch.store(draw.reg, host(draw.offset + number))
+            branch.store(draw.reg, host(offset + number))
             branches.append(branch)
         if self.trail is not None:
-            self.trail.append(f"one of {draw.modulus}, number {draw.offset} from here on")
-        return branches
-
-    def arrive(self) -> Fate | list[_Flow]:
-        """It has been through all hooks: its end, or the branches that a listener sends on."""
-        if self.handed is None or self.hook != "input":
-            return self.end()
-        if self.world.relay is None:
-            raise Unknowable(f"nobody says who listens at port {self.handed}")
-        branches = []
-        for fate, chance in self.world.relay(self.handed).items():
-            branch = self.branch()
-            branch.chance *= chance
-            branch.fate = fate
-            branches.append(branch)
+            self.trail.append(f"one of {draw.modulus}, number {offset} from here on")
         return branches
 
     def branch(self) -> _Flow:

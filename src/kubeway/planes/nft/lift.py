@@ -35,6 +35,7 @@ from kubeway.planes.nft.objects import (
     Fib,
     Foreign,
     Goto,
+    Hash,
     Immediate,
     Jump,
     Lookup,
@@ -276,6 +277,13 @@ def _numgen(a: Attrs) -> Expr | None:
     return Numgen(_reg(a, 1), _number(a, 2), _number(a, 4))
 
 
+def _hash(a: Attrs) -> Expr | None:
+    # Without a seed the kernel takes one by chance.
+    if _number(a, 7) != wire.HASH_JENKINS or 5 not in a or _number(a, 6):
+        return None
+    return Hash(_reg(a, 2), _reg(a, 1), _number(a, 3), _number(a, 4), _number(a, 5))
+
+
 def _dynset(a: Attrs) -> Expr | None:
     op = _DYNSET.get(_number(a, 3))
     if op is None or 7 in a or 10 in a:
@@ -325,6 +333,7 @@ _LIFT: Final[dict[str, Callable[[Attrs], Expr | None]]] = {
     "cmp": _cmp,
     "lookup": _lookup,
     "numgen": _numgen,
+    "hash": _hash,
     "dynset": _dynset,
     "nat": _nat,
     "masq": _masq,

@@ -35,6 +35,7 @@ from kubeway.planes.nft.objects import (
     Fib,
     Foreign,
     Goto,
+    Hash,
     Immediate,
     Jump,
     Lookup,
@@ -299,6 +300,8 @@ def lower_expr(family: str, expr: Expr) -> bytes:
             return wire.lookup(reg, name, number, invert)
         case Numgen(reg, modulus, offset):
             return wire.numgen(reg, modulus, offset)
+        case Hash(reg, source, size, modulus, seed):
+            return wire.jhash(reg, source, size, modulus, seed)
         case Dynset(op, name, reg, data, timeout):
             return wire.dynset(op, name, reg, data, timeout)
         case Dnat(ip, port):

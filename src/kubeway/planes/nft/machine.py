@@ -37,6 +37,7 @@ from kubeway.planes.nft.objects import (
     Fib,
     Foreign,
     Goto,
+    Hash,
     Immediate,
     Jump,
     Lookup,
@@ -61,13 +62,14 @@ from kubeway.planes.nft.objects import (
 )
 from kubeway.program.passage import Passage, Relay
 from kubeway.program.program import Key
-from kubeway.values import Ip
+from kubeway.values import TCP, Ip
 
 _NEW: Final = 8  # NF_CT_STATE_BIT(IP_CT_NEW)
 _SRC_NAT, _DST_NAT = 0x10, 0x20  # IPS_SRC_NAT, IPS_DST_NAT
 _UNICAST, _LOCAL = 1, 2  # RTN_UNICAST, RTN_LOCAL
 # All nat chains run where the kernel's nat hooks lie; their own priorities only order them.
 _NAT_AT: Final = {"prerouting": -100, "output": -100, "input": 100, "postrouting": 100}
+_TCP_FLAGS, _SYN = (13, 1), b"\x02"  # of a connection's first packet
 _OFFSETS: Final = {("ip", 12): "src", ("ip", 16): "dst", ("ip6", 8): "src", ("ip6", 24): "dst"}
 
 
@@ -83,16 +85,13 @@ def host(number: int) -> bytes:
 
 
 class World:
-    """What is the same in every branch: the program, the packet as it came, where a mark with a bit of
-    `homing` leads to (here), and where a packet ends that a listener took."""
+    """What is the same in every branch: the program, the packet as it came, and where a mark with a bit of
+    `homing` leads to (here)."""
 
-    def __init__(
-        self, objects: Mapping[Key, object], packet: Packet, homing: int = 0, relay: Relay | None = None
-    ) -> None:
+    def __init__(self, objects: Mapping[Key, object], packet: Packet, homing: int = 0) -> None:
         self.objects = objects
         self.packet = packet
         self.homing = host(homing)
-        self.relay = relay
         self.family: Family = "ip" if len(packet.dst) == 4 else "ip6"
         self.hooks = self.base_chains()
 
@@ -153,13 +152,16 @@ class Machine(Passage):
     """One packet with its registers, its flow's state and what dynamic sets remember."""
 
     def __init__(
-        self, world: World, addresses: frozenset[Ip], memory: Mapping[tuple[str, bytes], bytes]
+        self,
+        world: World,
+        addresses: frozenset[Ip],
+        memory: Mapping[tuple[str, bytes], bytes],
+        relay: Relay | None = None,
     ) -> None:
-        super().__init__(world.packet, addresses)
+        super().__init__(world.packet, addresses, relay)
         self.world = world
         self.meta = {"mark": bytes(4), "priority": bytes(4)}
         self.flow_mark = bytes(4)
-        self.handed: int | None = None  # the port of the listener that takes it
         self.status = 0
         self.memory = dict(memory)
         self.registers = bytearray(64)
@@ -218,7 +220,7 @@ class Machine(Passage):
                 self.store(expr.reg, self.load(expr))
         return None
 
-    def load(self, expr: Payload | Meta | Ct | CtOriginal | Fib | Immediate | Numgen) -> bytes:
+    def load(self, expr: Payload | Meta | Ct | CtOriginal | Fib | Immediate | Numgen | Hash) -> bytes:
         packet = self.world.packet
         match expr:
             case Payload():
@@ -246,11 +248,15 @@ class Machine(Passage):
                 return value
             case Numgen():
                 return host(expr.offset)
+            case Hash():
+                return host(0)
 
     def payload(self, load: Payload) -> bytes:
         if load.base == "transport":
             if (load.offset, load.size) == (2, 2):
                 return self.port.to_bytes(2, "big")
+            if (load.offset, load.size) == _TCP_FLAGS and self.world.packet.proto == TCP:
+                return _SYN
         else:
             which = _OFFSETS.get((self.world.family, load.offset))
             if which is not None and load.size <= len(self.dst):

@@ -222,6 +222,17 @@ class Numgen(Struct, frozen=True, tag=True):
     offset: int = 0
 
 
+class Hash(Struct, frozen=True, tag=True):
+    """Load a number below `modulus`, in the host's byte order, that `size` bytes from `source` on decide
+    (Bob Jenkins' hash, begun with `seed`)."""
+
+    reg: int
+    source: int
+    size: int
+    modulus: int
+    seed: int
+
+
 class Dynset(Struct, frozen=True, tag=True):
     """Let the packet change a dynamic set: the key at `reg`, the data at `data`.
 
@@ -272,7 +283,7 @@ class Foreign(Struct, frozen=True, tag=True):
 
 Expr = (
     Payload | Meta | MetaSet | Ct | CtSet | CtOriginal | SetDaddr | SocketTransparent | Fib | Immediate
-    | Bitwise | Cmp | Lookup | Numgen | Dynset | Dnat | Tproxy | Masquerade | Reject
+    | Bitwise | Cmp | Lookup | Numgen | Hash | Dynset | Dnat | Tproxy | Masquerade | Reject
     | Drop | Accept | Return | Jump | Goto | Foreign
 )  # fmt: skip
 

@@ -29,6 +29,7 @@ from kubeway.planes.nft.objects import (
     Fib,
     Foreign,
     Goto,
+    Hash,
     Immediate,
     Jump,
     Lookup,
@@ -49,6 +50,7 @@ from kubeway.planes.nft.objects import (
 from kubeway.planes.nft.words import (
     STATES,
     STATUSES,
+    TCP_FLAGS,
     host_int,
     show_bits,
     show_class,
@@ -70,6 +72,7 @@ _ADDRESSES: Final[dict[tuple[Family, int], str]] = {
 }
 _PORTS: Final = {0: "sport", 2: "dport"}
 _PORT_PROTOS: Final = {6: "tcp", 17: "udp", 132: "sctp"}
+_TCP_FLAGS: Final = (13, 1)  # offset and size
 
 
 def _direction(value: bytes) -> str:
@@ -125,6 +128,10 @@ class _Loaded(NamedTuple):
         return text
 
 
+def _flags(value: bytes) -> str:
+    return ",".join(name for bit, name in enumerate(TCP_FLAGS) if value[0] >> bit & 1)
+
+
 def _byte(value: bytes) -> str:
     return str(value[0])
 
@@ -164,6 +171,7 @@ class _Teller:
                 | Fib()
                 | Immediate()
                 | Numgen()
+                | Hash()
             ):
                 self.put(expr.reg, self.load(expr))
             case Bitwise(reg, mask, xor):
@@ -181,7 +189,7 @@ class _Teller:
         return None
 
     def load(
-        self, expr: Payload | Meta | Ct | CtOriginal | SocketTransparent | Fib | Immediate | Numgen
+        self, expr: Payload | Meta | Ct | CtOriginal | SocketTransparent | Fib | Immediate | Numgen | Hash
     ) -> _Loaded:
         match expr:
             case Payload():
@@ -202,16 +210,33 @@ class _Teller:
             case Numgen(_, modulus, offset):
                 text = f"numgen random mod {modulus}" + (f" offset {offset}" if offset else "")
                 return _Loaded(text, 4, lambda value: str(host_int(value)))
+            case Hash(_, source, size, modulus, seed):
+                text = f"jhash {self.raw(source, size)} mod {modulus} seed {seed:#x}"
+                return _Loaded(text, 4, lambda value: str(host_int(value)))
+
+    def raw(self, reg: int, size: int) -> str:
+        """What lies in so many bytes from `reg` on, as the parts of a key."""
+        parts: list[str] = []
+        end = reg + (size + 3) // 4
+        while reg < end:
+            part = self.get(reg)
+            if part.mask or part.constant is not None:
+                raise _Untold
+            parts.append(part.text)
+            reg += part.registers
+        return " . ".join(parts)
 
     def payload(self, load: Payload) -> _Loaded:
         if load.base == "transport":
-            name = _PORTS.get(load.offset)
-            if name is None or load.size != 2:
+            flags = self.proto == "tcp" and (load.offset, load.size) == _TCP_FLAGS
+            name = "flags" if flags else _PORTS.get(load.offset)
+            if name is None or (load.size != 2 and not flags):
                 raise _Untold
             if self.proto_at is not None:
                 self.said[self.proto_at] = ""
                 self.proto_at = None
-            return _Loaded(f"{self.proto or 'th'} {name}", 2, _ports)
+            text = f"{self.proto or 'th'} {name}"
+            return _Loaded(text, 1, _flags) if flags else _Loaded(text, 2, _ports)
         name = _ADDRESSES.get((self.family, load.offset))
         if name is None or load.size > self.address_size:
             raise _Untold
@@ -235,15 +260,7 @@ class _Teller:
 
     def row(self, reg: int, names: tuple[str, ...]) -> str:
         """The key made of the registers from `reg` on, as wide as the fields `names`."""
-        parts: list[str] = []
-        end = reg + width(names) // 4
-        while reg < end:
-            part = self.get(reg)
-            if part.mask or part.constant is not None:
-                raise _Untold
-            parts.append(part.text)
-            reg += part.registers
-        return " . ".join(parts)
+        return self.raw(reg, width(names))
 
     def set(self, name: str) -> Set:
         found = self.objects.get(set_key(self.family, name))
@@ -269,6 +286,8 @@ class _Teller:
             raise _Untold
         if left.mask:
             return self.compare_masked(left, cmp)
+        if left.show is _flags:
+            raise _Untold  # as numbers, and by the mask of all
         if left.show is show_ip and len(cmp.value) < self.address_size:
             whole = cmp.value.ljust(self.address_size, b"\0")
             return f"{left.text} {sign}{show_ip(whole)}/{8 * len(cmp.value)}"
@@ -285,6 +304,10 @@ class _Teller:
             raise _Untold
         sign = "" if cmp.op == "==" else "!= "
         plain = not any(left.xor)
+        if left.show is _flags:
+            if not plain or not any(cmp.value):
+                raise _Untold
+            return f"{left.text} {sign}{_flags(cmp.value)} / {_flags(left.mask)}"
         if left.text in ("ct state", "ct status") and plain and not any(cmp.value):
             return f"{left.text} {'! ' if cmp.op == '==' else ''}{left.show(left.mask)}"
         if left.show is show_ip and plain and left.size == self.address_size:

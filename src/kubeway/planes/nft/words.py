@@ -15,6 +15,8 @@ from kubeway.planes.nft.objects import Goto, Jump, Verdict
 # include/uapi/linux/netfilter/nf_conntrack_common.h and <linux/rtnetlink.h>
 STATES: Final = {1: "invalid", 2: "established", 4: "related", 8: "new", 64: "untracked"}
 STATUSES: Final = {1: "expected", 2: "seen-reply", 4: "assured", 8: "confirmed", 16: "snat", 32: "dnat"}
+# struct tcphdr, from the lowest bit of its byte 13
+TCP_FLAGS: Final = ("fin", "syn", "rst", "psh", "ack", "urg", "ecn", "cwr")
 _ROUTES: Final = (
     "unspec", "unicast", "local", "broadcast", "anycast", "multicast", "blackhole", "unreachable", "prohibit",
 )  # fmt: skip

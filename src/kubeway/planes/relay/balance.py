@@ -207,6 +207,7 @@ class Balancer:
     def failed(self, one: Endpoint, now: float) -> None:
         """It refused a connection, or did not answer in time."""
         if self.way.demote and one in self.way.endpoints:
+            self._failed.pop(one, None)  # of two at the same time, too, the later one counts
             self._failed[one] = now
 
     def worked(self, one: Endpoint) -> None:

@@ -10,9 +10,14 @@ one way in from all others (`key`).
     ASKED       asked                        -> ASKED      kept for `first` seconds more
                 answered                     -> ANSWERED   both have spoken
     ANSWERED    asked, answered              -> ANSWERED   kept for `idle` seconds more
-    ASKED       open, and there is no room   -> ended      who has said nothing for longest
+    both        left, and one spoke of late  -> LEAVING    answers still go back, for `first` seconds
+    both        left otherwise               -> ended
+    LEAVING     open, and there is no room   -> ended      who left longest ago
+    ASKED       the same, and none is that   -> ended      who has said nothing for longest
     ANSWERED    the same, and few are ASKED  -> ended
-    any         expired, refused, left, end  -> ended      the client's next datagram opens another one
+    any         expired, refused, end        -> ended
+
+The client's next datagram after `left`, or the end, opens another one.
 """
 
 from __future__ import annotations
@@ -58,7 +63,8 @@ _NEWCOMERS: Final = 4
 
 class Session:
     """`as_client`: the endpoint sees the client's address, else the node's; with `port`, or if that is 0,
-    with any. `heard`: when one of the two spoke last. `line` is the carrier's: nothing here looks at it."""
+    with any. `heard`: when one of the two spoke last. `leaving`: only answers are carried any more. `line` is
+    the carrier's: nothing here looks at it."""
 
     __slots__ = (
         "answered",
@@ -68,6 +74,7 @@ class Session:
         "entrance",
         "heard",
         "key",
+        "leaving",
         "line",
         "over",
         "port",
@@ -76,10 +83,11 @@ class Session:
     def __init__(
         self, key: Hashable, entrance: Entrance, client: Ip, endpoint: Endpoint, as_client: bool
     ) -> None:
-        self.key, self.entrance, self.endpoint = key, entrance, endpoint
+        self.key: Any = key
+        self.entrance, self.endpoint = entrance, endpoint
         self.client, self.as_client = client, as_client
         self.port = 0
-        self.answered = False
+        self.answered = self.leaving = False
         self.over = False
         self.heard = -inf
         self.line: Any = None
@@ -107,12 +115,15 @@ class Sessions:
         # Who spoke longest ago is first, in both: so what is due stands in front, and nobody looks further.
         self._asked: OrderedDict[Session, None] = OrderedDict()
         self._answered: OrderedDict[Session, None] = OrderedDict()
+        self._leaving: OrderedDict[Session, float] = OrderedDict()
+        """With when each ends. Who left first is first."""
         self._served: dict[tuple[Entrance, Endpoint], dict[Session, None]] = {}
         self._names: set[tuple[Ip, int, Ip, int]] = set()
         """Which endpoints see which clients' addresses, or b"", with which ports."""
 
     def __len__(self) -> int:
-        return len(self._by_key)
+        """Those that are leaving, too."""
+        return len(self._by_key) + len(self._leaving)
 
     def __iter__(self) -> Iterator[Session]:
         return iter([*self._by_key.values()])
@@ -134,7 +145,7 @@ class Sessions:
         if endpoint is None:
             tally.refused += 1
             return None, None
-        gone = self.make_room() if len(self._by_key) >= self.most else None
+        gone = self.make_room() if len(self) >= self.most else None
         one = Session(key, entrance, client, endpoint, sees(endpoint, client, hidden))
         one.heard = now
         self._give_port(one, rng)
@@ -162,15 +173,17 @@ class Sessions:
     def make_room(self) -> Session | None:
         """End the one that is missed least, and return it; None if there is none.
 
-        One that nobody answered, and of them that which is silent for longest: its client has most likely
-        gone elsewhere, or was never there, as anybody can send from any address. So a flood of those pushes
-        out its own, and no conversation (as early_drop in net/netfilter/nf_conntrack_core.c spares what is
+        One whose endpoint has left: it most likely has nothing to say any more. Else one that nobody
+        answered, and of them that which is silent for longest: its client has most likely gone elsewhere, or
+        was never there, as anybody can send from any address. So a flood of those pushes out its own, and no
+        conversation (as early_drop in net/netfilter/nf_conntrack_core.c spares what is
         assured). But a part of the room is theirs: were it full of conversations, each newcomer would push
         out the one before, and none would last until it is answered.
         """
         asked, answered = next(iter(self._asked), None), next(iter(self._answered), None)
+        leaving = next(iter(self._leaving), None)
         one = answered if len(self._asked) < max(1, len(self._by_key) // _NEWCOMERS) else asked
-        one = one or asked or answered
+        one = leaving or one or asked or answered
         if one is None:
             return None
         self.shed += 1
@@ -179,7 +192,7 @@ class Sessions:
     # --- an endpoint does, or does not ----------------------------------------------------
 
     def answered(self, one: Session, now: float) -> None:
-        """Its endpoint has spoken."""
+        """Its endpoint has spoken; not to be told of one that is leaving."""
         if one.answered:
             if one.heard != now:
                 one.heard = now
@@ -192,25 +205,41 @@ class Sessions:
 
     def refused(self, one: Session, now: float) -> Session:
         """Its endpoint, or the way there, said that nobody listens (ICMP). The next datagram chooses anew."""
+        if one.leaving:
+            return self.end(one)
         one.entrance.balancer.failed(one.endpoint, now)
         one.entrance.tally.refused += not one.answered
         return self.end(one)
 
-    def left(self, entrance: Entrance, gone: Iterable[Endpoint]) -> list[Session]:
-        """These serve this way no more. Their sessions end at once; a client that goes on to send is with
-        another endpoint then, whatever it sends from."""
-        return [self.end(one) for endpoint in gone for one in [*self._served.get((entrance, endpoint), ())]]
+    def left(self, entrance: Entrance, gone: Iterable[Endpoint], now: float) -> list[Session]:
+        """These serve this way no more, and a client that goes on to send is with another endpoint, whatever
+        it sends from. Returns their sessions, each of them over or leaving.
+
+        Who leaves may have been asked, and answer yet: mostly it is told to end when others have been told
+        that it will. So an answer may take as long as any first one, though no longer than a session lasts.
+        """
+        time = min(self.first, self.idle)
+        ones = [one for endpoint in gone for one in self._served.get((entrance, endpoint), ())]
+        for one in ones:
+            if one.heard + time <= now:
+                self.end(one)
+                continue
+            self._take_out(one)
+            one.leaving = True
+            self._leaving[one] = now + time
+        return ones
 
     # --- time -----------------------------------------------------------------------------
 
     @property
     def due(self) -> float:
         """When `expired` is to be called; inf while there is no session. Later ones may come to be due
-        earlier only by `open`, and by the first `answered` of one."""
+        earlier only by `open`, by the first `answered` of one, and by `left`."""
         asked, answered = next(iter(self._asked), None), next(iter(self._answered), None)
         return min(
             inf if asked is None else asked.heard + self.first,
             inf if answered is None else answered.heard + self.idle,
+            next(iter(self._leaving.values()), inf),
         )
 
     def expired(self, now: float) -> list[Session]:
@@ -219,12 +248,24 @@ class Sessions:
         for queue, long in (self._asked, self.first), (self._answered, self.idle):
             while (one := next(iter(queue), None)) is not None and one.heard + long <= now:
                 ended.append(self.end(one))
+        while (one := next(iter(self._leaving), None)) is not None and self._leaving[one] <= now:
+            ended.append(self.end(one))
         return ended
 
     def end(self, one: Session) -> Session:
         """End it, for a reason of the caller's."""
         assert not one.over
         one.over = True
+        if one.leaving:
+            del self._leaving[one]
+        else:
+            self._take_out(one)
+        if one.port:
+            self._names.remove(_name(one))
+        return one
+
+    def _take_out(self, one: Session) -> None:
+        """It is its client's no more, nor its endpoint's load. Its name stays: answers come by that."""
         del self._by_key[one.key]
         del (self._answered if one.answered else self._asked)[one]
         place = one.entrance, one.endpoint
@@ -232,14 +273,11 @@ class Sessions:
         del served[one]
         if not served:
             del self._served[place]
-        if one.port:
-            self._names.remove(_name(one))
         one.entrance.balancer.closed(one.endpoint)
-        return one
 
     def clear(self) -> list[Session]:
         """End all."""
-        return [self.end(one) for one in [*self._by_key.values()]]
+        return [self.end(one) for one in [*self._by_key.values(), *self._leaving]]
 
 
 def _name(one: Session) -> tuple[Ip, int, Ip, int]:

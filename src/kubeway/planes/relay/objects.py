@@ -13,6 +13,7 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from kubeway.model.balances import DEFAULT, Balance
+from kubeway.model.links import Neighbours
 from kubeway.program.program import Key
 from kubeway.values import V4, V6, Ip
 
@@ -26,12 +27,17 @@ ANY: Final = {V4: Ip(bytes(4)), V6: Ip(bytes(16))}
 """What a way in has for an address that leads in at every address: a node port's. Tells the family."""
 
 
+APART: Final = 16
+"""How far the ports of two workers' listeners of UDP are from each other."""
+
+
 class Endpoint(Struct, frozen=True, gc=False, order=True):
-    """Where connections go on to. `itself`: the node speaks to it as itself, whoever the client is."""
+    """Where connections go on to. `near`: among whom it would answer without this node, so to whom of them
+    the node speaks as itself."""
 
     ip: Ip
     port: int
-    itself: bool = False
+    near: Neighbours | None = None
 
 
 class Way(Struct, frozen=True):
@@ -64,4 +70,4 @@ def sees(one: Endpoint, client: Ip, hidden: bool) -> bool:
 
     An endpoint that asks for its own Service would never answer itself by way of the node.
     """
-    return not (hidden or one.itself or one.ip == client)
+    return not (hidden or one.ip == client or (one.near is not None and one.near.holds(client)))

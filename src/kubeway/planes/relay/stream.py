@@ -14,9 +14,10 @@ keepalive is the kernel's.
     WAITING     come        -> TRYING      Connect             endpoints came
                 tick        -> ENDED       Abort               it has waited as long as the way lets it
     TRYING      connected   -> JOINED      Join
-                failed      -> TRYING      Connect             the next one
+                failed      -> TRYING      Connect             the next one, of those the way has now
                             -> ENDED       Abort               there is none, or these were enough
                 tick        as failed, if the endpoint had its time; then the try is to be given up, too
+                left        -> TRYING      Connect             the endpoint left, and there is another one
     JOINED      ended(side) -> HALF        HalfClose(other)
                 tick        -> ENDED       Abort               the endpoint left, and its time is over
     HALF        ended(other)-> ENDED       Close
@@ -37,7 +38,7 @@ from msgspec import Struct
 
 from kubeway.machines.pacer import Rng
 from kubeway.planes.relay.entrance import WAITING, Entrance
-from kubeway.planes.relay.objects import Endpoint, sees
+from kubeway.planes.relay.objects import Endpoint, Way, sees
 from kubeway.values import Ip
 
 RUNGS: Final = (0.25, 0.5, 1.0, 2.0)
@@ -109,6 +110,7 @@ _NEW, _WAITING, _TRYING, _JOINED, _HALF, _ENDED = State
 _MOST: Final = len(RUNGS)
 _LEFT: Final = tuple(sum(RUNGS[tries:]) for tries in range(len(RUNGS)))
 """Seconds that are left after so many tries."""
+_NOBODY: Final[Iterator[Endpoint]] = iter(())
 
 
 class Stream:
@@ -122,7 +124,8 @@ class Stream:
         "_moved",
         "_pick",
         "_rng",
-        "_tries",
+        "_tried",
+        "_way",
         "client",
         "due",
         "endpoint",
@@ -141,8 +144,9 @@ class Stream:
         self.due = inf
         """When `tick` is to be called, if nothing else happens before."""
         self._rng, self._limits = rng, limits
-        self._pick: Iterator[Endpoint] | None = None
-        self._tries = 0
+        self._pick: Iterator[Endpoint] = _NOBODY
+        self._way: Way | None = None  # whose endpoints these are
+        self._tried: tuple[Endpoint, ...] = ()
         self._first: Side | None = None
         self._moved = 0
         self._half_at = self._drained_at = inf
@@ -171,23 +175,43 @@ class Stream:
         return self._begin(now)
 
     def _begin(self, now: float) -> Command:
-        self._pick = self.entrance.balancer.choose(self.client, now, self._rng)
+        balancer = self.entrance.balancer
+        self._way = balancer.way
+        self._pick = balancer.choose(self.client, now, self._rng)
         return self._try(now)
 
     def _try(self, now: float) -> Command:
-        balancer = self.entrance.balancer
-        tries, most = self._tries, len(balancer.way.endpoints)
-        one = None
-        if self._pick is not None and tries < most and tries < _MOST:
-            one = next(self._pick, None)
+        tried = self._tried
+        left = self._untried()
+        one = next((one for one in self._pick if one not in tried), None) if left else None
         if one is None:
             return self._refuse()
         self.state = _TRYING
-        self.due = now + (RUNGS[tries] if tries + 1 < most and tries + 1 < _MOST else _LEFT[tries])
-        self._tries = tries + 1
+        tries = len(tried)
+        self.due = now + (RUNGS[tries] if left > 1 and tries + 1 < _MOST else _LEFT[tries])
+        self._tried = (*tried, one)
         self.endpoint = one
-        balancer.opened(one)
+        self.entrance.balancer.opened(one)
         return Connect(one, sees(one, self.client, self.hidden))
+
+    def _untried(self) -> int:
+        """How many there are that may be tried yet."""
+        tried, ones = self._tried, self.entrance.balancer.way.endpoints
+        if not tried:
+            return len(ones)
+        return 0 if len(tried) == _MOST else sum(one not in tried for one in ones)
+
+    def _try_another(self, now: float) -> Command:
+        """In place of who is tried."""
+        assert self.endpoint is not None
+        balancer = self.entrance.balancer
+        balancer.closed(self.endpoint)
+        self.endpoint = None
+        # If the list is another one, whoever is next on the one chosen from may have left, too, and who came
+        # is not on it.
+        command = self._try(now) if self._way is balancer.way else self._begin(now)
+        self.entrance.tally.retried += command is not ABORT
+        return command
 
     def connected(self, now: float) -> Command:
         """The endpoint that is tried has taken the connection."""
@@ -196,20 +220,15 @@ class Stream:
         self.entrance.balancer.worked(self.endpoint)
         self.state = _JOINED
         self.due = self._drained_at
-        self._pick = None
+        self._pick = _NOBODY
         return JOIN
 
     def failed(self, now: float) -> Command:
         """The endpoint that is tried has refused it, or it cannot be reached."""
         if self.state is not _TRYING or self.endpoint is None:
             return WAIT
-        balancer = self.entrance.balancer
-        balancer.closed(self.endpoint)
-        balancer.failed(self.endpoint, now)
-        self.endpoint = None
-        command = self._try(now)
-        self.entrance.tally.retried += command is not ABORT
-        return command
+        self.entrance.balancer.failed(self.endpoint, now)
+        return self._try_another(now)
 
     def _refuse(self) -> Command:
         self.entrance.tally.refused += 1
@@ -238,12 +257,22 @@ class Stream:
         self.entrance.tally.refused += self.state in (_TRYING, _WAITING)
         return self._end(ABORT)
 
-    def left(self, now: float) -> None:
-        """The endpoint is none of the way's any more, or the way is gone: this may take a while yet."""
+    def left(self, now: float) -> Command:
+        """The endpoint is none of the way's any more, or the way is gone: this may take a while yet.
+
+        Whoever is only tried, most likely in vain, is given up for another one if there is one, and does not
+        count as tried: else changes in a quick row would leave nobody to try.
+        """
+        if self.state is _TRYING:
+            tried, ones = self._tried, self.entrance.balancer.way.endpoints
+            if any(one not in tried for one in ones):
+                self._tried = tried[:-1]
+                return self._try_another(now)
         if self._drained_at == inf and self.state is not _ENDED:
             self._drained_at = now + self._limits.drain
             if self.state in (_JOINED, _HALF):
                 self.due = min(self.due, self._drained_at)
+        return WAIT
 
     def back(self) -> None:
         """The endpoint is one of the way's again."""
@@ -278,5 +307,5 @@ class Stream:
         self.entrance.waiting.pop(self, None)
         if self.endpoint is not None:
             self.entrance.balancer.closed(self.endpoint)
-        self.state, self.due, self._pick = _ENDED, inf, None
+        self.state, self.due, self._pick = _ENDED, inf, _NOBODY
         return command

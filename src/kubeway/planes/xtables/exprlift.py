@@ -13,12 +13,15 @@ from sys import byteorder
 from typing import Final, Literal, NamedTuple, cast
 
 from kubeway.errors import Malformed
-from kubeway.planes.xtables.exprs import mask_of, masquerade, raw
+from kubeway.planes.xtables.exprs import connmark, mask_of, masquerade, raw
 from kubeway.planes.xtables.objects import (
     Accept,
     AddrType,
+    Answering,
     Balanced,
     Comment,
+    ConnMark,
+    ConnMarkXset,
     CtState,
     Destination,
     Dnat,
@@ -36,6 +39,7 @@ from kubeway.planes.xtables.objects import (
     Masquerade,
     Match,
     Nfacct,
+    Opening,
     Protocol,
     Recent,
     Reject,
@@ -44,6 +48,8 @@ from kubeway.planes.xtables.objects import (
     Side,
     Source,
     Target,
+    Tproxy,
+    Transparent,
 )
 from kubeway.planes.xtables.sets import NO_SETS, Sets
 from kubeway.planes.xtables.words import LAST_RANK, MOST_SIDES, one_of, rank, states_in_order
@@ -273,6 +279,8 @@ def _native(
             return _address(family, at, size, compared)
         case (wire.TRANSPORT, wire.DPORT_AT, 2):
             return _ports(compared, run)
+        case (wire.TRANSPORT, wire.TCP_FLAGS_AT, 1):
+            return _opening(compared)
         case _:
             return None
 
@@ -356,6 +364,11 @@ def _ports(compared: _Compared, run: bytes) -> _Ports | None:
             return None
 
 
+def _opening(compared: _Compared) -> Match | None:
+    invert = _inverted(compared)
+    return None if invert is None or (compared.mask, compared.low) != wire.TCP_SYN else Opening(invert)
+
+
 def _dport(proto: Proto | None, ports: _Ports) -> Match:
     if proto is None:
         return ForeignMatch(raw(ports.run))
@@ -407,6 +420,8 @@ def _conntrack(family: Family, info: bytes) -> tuple[bool, Match | None]:
             if sum(wire.STATES[state] for state in states) != bits:
                 return _UNKNOWN
             return True, CtState(tuple(states_in_order(states)), bool(inverted))
+        case (wire.CONNTRACK_DIRECTION, wire.CONNTRACK_DIRECTION, 0):
+            return True, Answering()
         case _:
             return _UNKNOWN
 
@@ -417,6 +432,18 @@ def _mark(family: Family, info: bytes) -> tuple[bool, Match | None]:
             return True, Mark(value, mask, bool(invert))
         case _:
             return _UNKNOWN
+
+
+def _connmark(family: Family, info: bytes) -> tuple[bool, Match | None]:
+    match wire.CONNMARK.read(info):
+        case (value, mask, (0 | 1) as invert):
+            return True, ConnMark(value, mask, bool(invert))
+        case _:
+            return _UNKNOWN
+
+
+def _socket(family: Family, info: bytes) -> tuple[bool, Match | None]:
+    return (True, Transparent()) if wire.SOCKET.read(info) == (wire.SOCKET_TRANSPARENT,) else _UNKNOWN
 
 
 def _addrtype(family: Family, info: bytes) -> tuple[bool, Match | None]:
@@ -500,6 +527,7 @@ def _sctp(family: Family, info: bytes) -> tuple[bool, Match | None]:
 _MATCHES: Final[Mapping[tuple[str, int], _Reader]] = {
     ("addrtype", 1): _addrtype,
     ("comment", 0): _comment,
+    ("connmark", 1): _connmark,
     ("conntrack", 3): _conntrack,
     ("mark", 1): _mark,
     ("ipvs", 0): _ipvs,
@@ -507,6 +535,7 @@ _MATCHES: Final[Mapping[tuple[str, int], _Reader]] = {
     ("nfacct", 1): _nfacct,
     ("recent", 1): _recent,
     ("sctp", 0): _sctp,
+    ("socket", 3): _socket,
     ("statistic", 0): _statistic,
     ("tcp", 0): _tcp,
     ("udp", 0): _udp,
@@ -556,6 +585,12 @@ def _compat_target(family: Family, expression: _Expression) -> Target | None:
         case "MARK", 2:
             fields_ = wire.MARK_SET.read(info)
             return MarkXset(*fields_) if fields_ else None
+        case "CONNMARK", 2:
+            match wire.CONNMARK_SET.read(info):
+                case (value, mask, *_) if info == connmark(value, mask):
+                    return ConnMarkXset(value, mask)
+        case "TPROXY", 1:
+            return _tproxy(family, info)
         case "MASQUERADE", 0:
             for fully in (True, False):
                 if info == masquerade(family, fully):
@@ -565,6 +600,15 @@ def _compat_target(family: Family, expression: _Expression) -> Target | None:
         case _:
             pass
     return None
+
+
+def _tproxy(family: Family, info: bytes) -> Target | None:
+    size = _SIZES[family]
+    match wire.TPROXY.read(info):
+        case (mask, value, ip, port) if not any(ip[size:]):
+            return Tproxy(Ip(ip[:size]), int.from_bytes(port, "big"), value, mask)
+        case _:
+            return None
 
 
 def _dnat(family: Family, info: bytes) -> Target | None:

@@ -21,8 +21,11 @@ from typing import Final, NamedTuple
 from kubeway.planes.xtables.objects import (
     Accept,
     AddrType,
+    Answering,
     Balanced,
     Comment,
+    ConnMark,
+    ConnMarkXset,
     CtState,
     Destination,
     Dnat,
@@ -40,6 +43,7 @@ from kubeway.planes.xtables.objects import (
     Masquerade,
     Match,
     Nfacct,
+    Opening,
     Protocol,
     Random,
     Recent,
@@ -49,6 +53,8 @@ from kubeway.planes.xtables.objects import (
     Side,
     Source,
     Target,
+    Tproxy,
+    Transparent,
 )
 from kubeway.planes.xtables.sets import NO_SETS, Sets
 from kubeway.planes.xtables.words import printable, steps_of
@@ -128,6 +134,10 @@ def _part(family: Family, match: Match, sets: Sets) -> Part:
             return Part(_PROTOCOL, data, wire.rule_compat(proto))
         case Dport():
             return Part(_MATCH, _dport(match))
+        case Opening(invert):
+            mask, flags = wire.TCP_SYN
+            loaded = wire.payload(wire.TRANSPORT, wire.TCP_FLAGS_AT, 1)
+            return Part(_MATCH, loaded + wire.bitwise(mask) + wire.cmp(_equal(invert), flags))
         case Comment(text):
             return Part(_MATCH, wire.match("comment", 0, wire.COMMENT.pack(_comment(text))))
         case Random(of):
@@ -143,6 +153,13 @@ def _part(family: Family, match: Match, sets: Sets) -> Part:
             masked = wire.bitwise(mask.to_bytes(4, byteorder)) if mask != _ALL else b""
             compared = wire.cmp(_equal(invert), value.to_bytes(4, byteorder))
             return Part(_MATCH, wire.meta(wire.META_MARK) + masked + compared)
+        case ConnMark(value, mask, invert):
+            return Part(_MATCH, wire.match("connmark", 1, wire.CONNMARK.pack(value, mask, invert)))
+        case Answering():
+            asked = wire.CONNTRACK_DIRECTION
+            return Part(_MATCH, wire.match("conntrack", 3, wire.CONNTRACK.pack(asked, asked, 0)))
+        case Transparent():
+            return Part(_MATCH, wire.match("socket", 3, wire.SOCKET.pack(wire.SOCKET_TRANSPARENT)))
         case AddrType(of):
             local = (wire.LOCAL, 0) if of == "src" else (0, wire.LOCAL)
             return Part(_MATCH, wire.match("addrtype", 1, wire.ADDRTYPE.pack(*local, 0)))
@@ -177,6 +194,11 @@ def _target(family: Family, target: Target) -> bytes:
             return wire.target("DNAT", 2, info)
         case MarkXset(value, mask):
             return wire.target("MARK", 2, wire.MARK_SET.pack(value, mask))
+        case ConnMarkXset(value, mask):
+            return wire.target("CONNMARK", 2, connmark(value, mask))
+        case Tproxy(ip, port, value, mask):
+            info = wire.TPROXY.pack(mask, value, ip, port.to_bytes(2, "big"))
+            return wire.target("TPROXY", 1, info)
         case Masquerade(fully):
             return wire.target("MASQUERADE", 0, masquerade(family, fully))
         case Reject():
@@ -189,6 +211,10 @@ def in_set(index: int, sides: Sequence[Side], invert: bool) -> bytes:
     bits = sum(wire.SET_SOURCE << place for place, side in enumerate(sides) if side == "src")
     info = wire.SET.pack(index, len(sides), bits | (wire.SET_INVERTED if invert else 0))
     return wire.match("set", 4, info)
+
+
+def connmark(value: int, mask: int) -> bytes:
+    return wire.CONNMARK_SET.pack(value, mask, wire.CONNMARK_WHOLE, 0, 0, 0)
 
 
 def masquerade(family: Family, fully: bool) -> bytes:

@@ -23,9 +23,12 @@ from kubeway.planes.xtables.objects import (
     PLANE,
     Accept,
     AddrType,
+    Answering,
     Balanced,
     Chain,
     Comment,
+    ConnMark,
+    ConnMarkXset,
     CtState,
     Destination,
     Dnat,
@@ -41,6 +44,7 @@ from kubeway.planes.xtables.objects import (
     Masquerade,
     Match,
     Nfacct,
+    Opening,
     Protocol,
     Random,
     Recent,
@@ -50,11 +54,13 @@ from kubeway.planes.xtables.objects import (
     Rules,
     Source,
     TableName,
+    Tproxy,
+    Transparent,
 )
 from kubeway.planes.xtables.text import show_rule
-from kubeway.program.passage import Balancer, Passage, ends
+from kubeway.program.passage import Balancer, Passage, Relay, ends
 from kubeway.program.program import Key
-from kubeway.values import Ip, show_addr
+from kubeway.values import TCP, Ip, show_addr
 
 _MARK_BITS: Final = 0xFFFFFFFF
 
@@ -82,25 +88,33 @@ def fates(
     trail: list[str] | None = None,
     dynamic: Memory = _FORGOTTEN,
     balancer: Balancer | None = None,
+    homing: int = 0,
+    relay: Relay | None = None,
 ) -> Fates:
     """Every end of the first packet of a flow, each with its chance; they add up to 1.
 
     `addresses` are this node's own. `dynamic` is what packets put into recent lists
     before, and not too long ago. `trail` is given a line for each rule that applied;
     where the program draws lots it follows the first endpoint. `balancer` is asked where
-    ipvs stands. Raises Unknowable if the packet meets a match, target, chain or set that
-    kubeway does not understand, or that is not among the objects.
+    ipvs stands. What has a bit of `homing` in its mark is routed to this node, wherever
+    it is sent; `relay` is asked where a packet ends that a listener took. Raises
+    Unknowable if the packet meets a match, target, chain or set that kubeway does not
+    understand, or that is not among the objects.
     """
-    flow = _Flow(_World(objects, packet, balancer), addresses, dynamic, trail)
+    flow = _Flow(_World(objects, packet, balancer, homing), addresses, dynamic, trail, relay)
     return ends(flow)
 
 
 class _World:
-    """What is the same in every branch: the program, the packet as it came, and who balances."""
+    """What is the same in every branch: the program, the packet as it came, who balances, and where a mark
+    with a bit of `homing` leads to (here)."""
 
-    def __init__(self, objects: Mapping[Key, object], packet: Packet, balancer: Balancer | None) -> None:
+    def __init__(
+        self, objects: Mapping[Key, object], packet: Packet, balancer: Balancer | None, homing: int
+    ) -> None:
         self.packet = packet
         self.balancer = balancer
+        self.homing = homing
         self.members = Members(objects)
         self.family: Family = "ip" if len(packet.dst) == 4 else "ip6"
         self._chains: dict[tuple[str, str], list[Rule]] = {}
@@ -143,13 +157,18 @@ class _Flow(Passage):
     """One branch: a packet on its way, where it is in the program, and how likely that is."""
 
     def __init__(
-        self, world: _World, addresses: frozenset[Ip], memory: Memory, trail: list[str] | None
+        self,
+        world: _World,
+        addresses: frozenset[Ip],
+        memory: Memory,
+        trail: list[str] | None,
+        relay: Relay | None,
     ) -> None:
-        super().__init__(world.packet, addresses)
+        super().__init__(world.packet, addresses, relay)
         self.world = world
         self.memory = memory
         self.trail = trail
-        self.mark = 0
+        self.mark = self.flow_mark = 0
         self.states = frozenset({"NEW"})
         self.stations: tuple[Station, ...] = ()  # of this hook, still to come
         self.table: TableName = "filter"
@@ -158,6 +177,10 @@ class _Flow(Passage):
         self.rules: list[Rule] = []
         self.index = 0  # of the rule
         self.at = 0  # of the match in it
+
+    @property
+    def is_here(self) -> bool:
+        return bool(self.mark & self.world.homing) or super().is_here
 
     def run(self) -> Fate | list[_Flow]:
         """Its end, or the branches it falls into."""
@@ -244,12 +267,19 @@ class _Flow(Passage):
                 return packet.proto == proto
             case Dport(proto, port, last):
                 return packet.proto == proto and port <= self.port <= (last or port)
+            case Opening(invert):
+                return packet.proto == TCP and not invert
             case AddrType(of):
                 return self.is_local(packet.src if of == "src" else self.dst)
             case CtState(states, invert):
                 return (not self.states.isdisjoint(states)) != invert
             case Mark(value, mask, invert):
                 return (self.mark & mask == value) != invert
+            case ConnMark(value, mask, invert):
+                return (self.flow_mark & mask == value) != invert
+            case Answering() | Transparent():
+                # The first packet of a flow answers nobody and belongs to no connection.
+                return False
             case Recent():
                 return self.recent(match)
             case InSet():
@@ -284,6 +314,12 @@ class _Flow(Passage):
                 self.rules = []
             case MarkXset(value, mask):
                 self.mark = (self.mark & ~mask ^ value) & _MARK_BITS
+            case ConnMarkXset(value, mask):
+                self.flow_mark = (self.flow_mark & ~mask ^ value) & _MARK_BITS
+            case Tproxy(_, port, value, mask):
+                self.mark = (self.mark & ~mask ^ value) & _MARK_BITS
+                self.handed = port
+                self.leave()
             case Dnat(ip, port):
                 self.translate(ip, port)
                 self.leave()
@@ -324,7 +360,7 @@ class _Flow(Passage):
         """Go to the next table, or by the balancer; its end if there is no other."""
         if not self.stations:
             if not self.next_hook():
-                return self.end()
+                return self.arrive()
             self.stations = _STATIONS[self.hook]
         station, *rest = self.stations
         self.stations = tuple(rest)

@@ -33,6 +33,11 @@ KINDS: Final = ("chain", "rules", "branch", "jump")
 BRANCHING: Final = "KUBE-BY-"
 """How the names of chains begin whose rules are branches."""
 
+RELAY: Final = "KUBE-RELAY-"
+"""How the names of chains begin that lead to the relay."""
+RELAY_PREROUTING: Final = f"{RELAY}PREROUTING"
+"""The one that is there whenever any of them is."""
+
 BUILT_IN: Final = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 """The chains that are there without anybody making them, which all share."""
 
@@ -124,6 +129,12 @@ class Dport(Struct, frozen=True, tag=True):
     last: int = 0
 
 
+class Opening(Struct, frozen=True, tag=True):
+    """Of TCP, named before it: the first packet of a connection (`--syn`)."""
+
+    invert: bool = False
+
+
 class AddrType(Struct, frozen=True, tag=True):
     """The packet's source or destination is an address of this node."""
 
@@ -141,6 +152,23 @@ class Mark(Struct, frozen=True, tag=True):
     value: int
     mask: int
     invert: bool = False
+
+
+class ConnMark(Struct, frozen=True, tag=True):
+    """The flow's mark. A packet of no flow never matches, inverted or not."""
+
+    value: int
+    mask: int
+    invert: bool = False
+
+
+class Answering(Struct, frozen=True, tag=True):
+    """The packet goes against its flow's first one (`--ctdir REPLY`)."""
+
+
+class Transparent(Struct, frozen=True, tag=True):
+    """A socket of this node that may have foreign addresses (IP_TRANSPARENT) takes the packet, and is bound
+    to an address. In PREROUTING and INPUT only."""
 
 
 class Random(Struct, frozen=True, tag=True):
@@ -195,8 +223,8 @@ class ForeignMatch(Struct, frozen=True, tag=True):
 
 
 Match = (
-    Source | Destination | InInterface | Protocol | Dport | AddrType | CtState | Mark | Random | Recent
-    | Balanced | Nfacct | InSet | Comment | ForeignMatch
+    Source | Destination | InInterface | Protocol | Dport | Opening | AddrType | CtState | Mark | ConnMark
+    | Answering | Transparent | Random | Recent | Balanced | Nfacct | InSet | Comment | ForeignMatch
 )  # fmt: skip
 
 # --- targets ------------------------------------------------------------------------
@@ -233,6 +261,26 @@ class MarkXset(Struct, frozen=True, tag=True):
     mask: int
 
 
+class ConnMarkXset(Struct, frozen=True, tag=True):
+    """The flow's mark = (mark & ~mask) ^ value (`--set-xmark`); goes on with the next rule."""
+
+    value: int
+    mask: int
+
+
+class Tproxy(Struct, frozen=True, tag=True):
+    """Hands the packet to the socket that listens at this address and port of this node, and has
+    mark = (mark & ~mask) ^ value; where nobody listens there, the packet is dropped.
+
+    Behind a protocol, TCP or UDP; in PREROUTING of mangle only.
+    """
+
+    ip: Ip
+    port: int
+    value: int
+    mask: int
+
+
 class Masquerade(Struct, frozen=True, tag=True):
     """With a random port where the tool knows how (`--random-fully`)."""
 
@@ -249,7 +297,8 @@ class ForeignTarget(Struct, frozen=True, tag=True):
 
 
 Target = (
-    Jump | Goto | Return | Accept | Drop | Reject | MarkXset | Masquerade | Dnat | ForeignTarget
+    Jump | Goto | Return | Accept | Drop | Reject | MarkXset | ConnMarkXset | Tproxy | Masquerade | Dnat
+    | ForeignTarget
 )  # fmt: skip
 
 

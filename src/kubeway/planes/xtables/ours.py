@@ -26,6 +26,7 @@ from kubeway.planes.xtables.objects import (
     BRANCHING,
     BUILT_IN,
     MARTIANS,
+    RELAY,
     SHARED,
     Comment,
     CtState,
@@ -68,7 +69,7 @@ _HASHED: Final = re.compile(r"KUBE-(?:SVC|SVL|EXT|FW|SEP|XLB)-[A-Z2-7]{16}", re.
 
 def is_ours(table: str, chain: str) -> bool:
     """Whether this chain of this table is a service proxy's alone."""
-    if chain.startswith(BRANCHING) or chain in _FIXED.get(table, ()):
+    if chain.startswith((BRANCHING, RELAY)) or chain in _FIXED.get(table, ()):
         return True
     return _HASHED.fullmatch(chain) is not None
 

@@ -18,8 +18,11 @@ from kubeway.errors import Malformed
 from kubeway.planes.xtables.objects import (
     Accept,
     AddrType,
+    Answering,
     Balanced,
     Comment,
+    ConnMark,
+    ConnMarkXset,
     CtState,
     Destination,
     Dnat,
@@ -37,6 +40,7 @@ from kubeway.planes.xtables.objects import (
     Masquerade,
     Match,
     Nfacct,
+    Opening,
     Protocol,
     Random,
     Recent,
@@ -46,8 +50,10 @@ from kubeway.planes.xtables.objects import (
     Side,
     Source,
     Target,
+    Tproxy,
+    Transparent,
 )
-from kubeway.values import PROTO_NAMES, PROTOS, Prefix, parse_ip, parse_prefix, show_addr
+from kubeway.values import PROTO_NAMES, PROTOS, Prefix, parse_ip, parse_prefix, show_addr, show_ip
 
 PREFIX: Final = "KUBE-"
 """How the names of chains begin that may be a service proxy's: never a target's."""
@@ -64,6 +70,7 @@ MOST_SIDES: Final = 6
 
 _REJECT_WITH: Final = {"ip": "icmp-port-unreachable", "ip6": "icmp6-port-unreachable"}
 _SIZES: Final = {"ip": 4, "ip6": 16}
+_SYN: Final = "FIN,SYN,RST,ACK SYN"
 _RECENT_OPS: Final = {"check": "--rcheck", "set": "--set", "update": "--update"}
 _ALL: Final = 0xFFFFFFFF
 
@@ -213,6 +220,15 @@ def _show_shared(part: Match | Target, family: Family) -> str:
             return f"-m conntrack {_not(invert)}--ctstate {','.join(states_in_order(states))}"
         case Mark(value, mask, invert):
             return f"-m mark {_not(invert)}--mark 0x{value:x}" + (f"/0x{mask:x}" if mask != _ALL else "")
+        case Opening(invert):
+            return f"-m tcp {_not(invert)}--tcp-flags {_SYN}"
+        case ConnMark(value, mask, invert):
+            whole = f"/0x{mask:x}" if mask != _ALL else ""
+            return f"-m connmark {_not(invert)}--mark 0x{value:x}{whole}"
+        case Answering():
+            return "-m conntrack --ctdir REPLY"
+        case Transparent():
+            return "-m socket --transparent"
         case AddrType(of):
             return f"-m addrtype --{of}-type LOCAL"
         case Recent(name, op, seconds):
@@ -228,6 +244,11 @@ def _show_shared(part: Match | Target, family: Family) -> str:
             return f"-j {type(part).__name__.upper()}"
         case MarkXset(value, mask):
             return f"-j MARK --set-xmark 0x{value:x}/0x{mask:x}"
+        case ConnMarkXset(value, mask):
+            return f"-j CONNMARK --set-xmark 0x{value:x}/0x{mask:x}"
+        case Tproxy(ip, port, value, mask):
+            marking = f"--tproxy-mark 0x{value:x}/0x{mask:x}"
+            return f"-j TPROXY --on-port {port} --on-ip {show_ip(ip)} {marking}"
         case Masquerade(fully):
             return "-j MASQUERADE" + " --random-fully" * fully
         case Reject():
@@ -364,6 +385,8 @@ def _take_not(options: tuple[str, ...]) -> tuple[bool, tuple[str, ...]]:
 
 def _dport(name: str, options: tuple[str, ...], family: Family) -> Match | None:
     match options:
+        case ("--tcp-flags", *flags) | ("!", "--tcp-flags", *flags) if name == "tcp":
+            return Opening(options[0] == "!") if " ".join(flags) == _SYN else None
         case ("--dport", text):
             first, colon, end = text.partition(":")
             port, last = _number(first, 0xFFFF), _number(end, 0xFFFF) if colon else 0
@@ -417,6 +440,8 @@ def _addrtype(name: str, options: tuple[str, ...], family: Family) -> Match | No
 
 
 def _conntrack(name: str, options: tuple[str, ...], family: Family) -> Match | None:
+    if options == ("--ctdir", "REPLY"):
+        return Answering()
     invert, options = _take_not(options)
     match options:
         case ("--ctstate", text):
@@ -431,9 +456,13 @@ def _mark(name: str, options: tuple[str, ...], family: Family) -> Match | None:
     invert, options = _take_not(options)
     match options:
         case ("--mark", text) if numbers := _value_and_mask(text):
-            return Mark(*numbers, invert)
+            return (Mark if name == "mark" else ConnMark)(*numbers, invert)
         case _:
             return None
+
+
+def _socket(name: str, options: tuple[str, ...], family: Family) -> Match | None:
+    return Transparent() if options == ("--transparent",) else None
 
 
 def _statistic(name: str, options: tuple[str, ...], family: Family) -> Match | None:
@@ -464,12 +493,14 @@ _MATCHES: Final[dict[str, Callable[[str, tuple[str, ...], Family], Match | None]
     **dict.fromkeys(_PROTO_NUMBERS, _dport),
     "addrtype": _addrtype,
     "comment": _comment,
+    "connmark": _mark,
     "conntrack": _conntrack,
     "mark": _mark,
     "ipvs": _ipvs,
     "nfacct": _nfacct,
     "recent": _recent,
     "set": _set,
+    "socket": _socket,
     "statistic": _statistic,
 }
 
@@ -489,6 +520,10 @@ def _target(option: str, words: Sequence[str], family: Family, chains: Container
                 found = _dnat(text, family)
             case ["MARK", "--set-xmark", text] if numbers := _value_and_mask(text):
                 found = MarkXset(*numbers)
+            case ["CONNMARK", "--set-xmark", text] if numbers := _value_and_mask(text):
+                found = ConnMarkXset(*numbers)
+            case ["TPROXY", "--on-port", port, "--on-ip", ip, "--tproxy-mark", text]:
+                found = _tproxy(port, ip, text, family)
             case ["MASQUERADE"]:
                 found = Masquerade(fully=False)
             case ["MASQUERADE", "--random-fully"]:
@@ -498,6 +533,17 @@ def _target(option: str, words: Sequence[str], family: Family, chains: Container
             case _:
                 pass
     return ForeignTarget((option, *words)) if found is None else found
+
+
+def _tproxy(port: str, ip: str, text: str, family: Family) -> Target | None:
+    number, numbers = _number(port, 0xFFFF), _value_and_mask(text)
+    try:
+        to = parse_ip(ip)
+    except ValueError:
+        return None
+    if number is None or numbers is None or len(to) != _SIZES[family]:
+        return None
+    return Tproxy(to, number, *numbers)
 
 
 def _dnat(text: str, family: Family) -> Target | None:

@@ -42,7 +42,7 @@ _VIEW: Final = memoryview(_BUFFER)
 _SEND: Final = MSG_DONTWAIT | MSG_NOSIGNAL
 _LAST: Final = _SEND | MSG_MORE
 _MOVE: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
-_ENDING: Final = EPOLLRDHUP | EPOLLPRI
+_ENDING: Final = EPOLLRDHUP | EPOLLPRI | EPOLLERR
 _OVER: Final = EPOLLIN | EPOLLRDHUP | EPOLLERR
 
 
@@ -136,7 +136,7 @@ class Side:
                 return
             short = count < _COPIED
             # What came before the end has been read if a read was short; but for urgent data, at which a
-            # read stops (tcp_recvmsg_locked).
+            # read stops (tcp_recvmsg_locked). A reset is told as an end and an error (tcp_reset).
             if short and self._seen & _ENDING == EPOLLRDHUP:
                 self.over = True
             if self.moved and not self.peer.prompt:

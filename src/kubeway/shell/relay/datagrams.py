@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 from _socket import AF_INET, AF_INET6, inet_pton, socket
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from functools import partial
 from math import inf
 from typing import Any, Final
 
@@ -33,7 +33,6 @@ _AT_ONCE: Final = 64  # datagrams read from one socket, before others have their
 _BRISK: Final = 8  # so many at once from an endpoint, and it is asked for trains
 _NOW_AND_THEN: Final = 16  # answers of an endpoint, until it is seen whether there are more than one
 _TRIES: Final = 4  # endpoints for one datagram, if the way to some is known to be barred
-_LINGER: Final = 1.0  # seconds that a first answer may take yet when its endpoint has left
 _ASIDE: Final = 64  # datagrams that wait for descriptors
 _SHED_SHARE: Final = 32  # one of so many sessions ends when there are no descriptors or ports left
 
@@ -54,7 +53,8 @@ _NO_TRAINS: Final = frozenset({errno.EMSGSIZE, errno.EINVAL, errno.EIO})
 
 
 class Datagrams:
-    """All UDP of this process. `spare`: asked for descriptors when none are left and no session can end."""
+    """All UDP of this process. `spare`: asked for descriptors when none are left and no session can end.
+    `mark`: of what is sent (SO_MARK), 0 for none."""
 
     def __init__(
         self,
@@ -62,11 +62,10 @@ class Datagrams:
         rng: Rng,
         sessions: Sessions | None = None,
         spare: Callable[[], bool] = lambda: False,
+        mark: int = 0,
     ) -> None:
-        self.loop, self.rng = loop, rng
+        self.loop, self.rng, self.mark = loop, rng, mark
         self.sessions = Sessions() if sessions is None else sessions
-        self.lingering: set[Line] = set()
-        """Whose sessions are over, but for a first answer that may come yet."""
         self.lost = 0
         """Datagrams that went nowhere."""
         self._spare = spare
@@ -76,7 +75,7 @@ class Datagrams:
 
     def replies(self, af: int) -> Replies:
         if af not in self._replies:
-            self._replies[af] = Replies(af)
+            self._replies[af] = Replies(af, self.mark)
         return self._replies[af]
 
     # --- sessions -----------------------------------------------------------------------
@@ -96,7 +95,7 @@ class Datagrams:
             if one is None:
                 return None
             try:
-                sock = connect(one, client)
+                sock = connect(one, client, self.mark)
             except OSError as error:
                 if error.errno in _NO_ROOM:
                     self.sessions.end(one)
@@ -112,11 +111,12 @@ class Datagrams:
 
     def left(self, entrance: Entrance, gone: Iterable[Endpoint]) -> None:
         """These endpoints serve this way no more (`Entrance.become`). To be told at once."""
-        for one in self.sessions.left(entrance, gone):
-            if one.answered:
+        for one in self.sessions.left(entrance, gone, self.loop.now):
+            if one.over:
                 one.line.let_go()
             else:
-                one.line.linger()
+                one.line.leave()
+        self.arm()
 
     def arm(self) -> None:
         due = self.sessions.due
@@ -173,17 +173,10 @@ class Datagrams:
             one.line.turn_away()
         self.arm()
 
-    @property
-    def open(self) -> int:
-        """How many sessions there are, with those that are over but for an answer."""
-        return len(self.sessions) + len(self.lingering)
-
     def close(self) -> None:
         """Let go of everything, except of listeners."""
         for one in self.sessions.clear():
             one.line.let_go()
-        for line in list(self.lingering):
-            line.let_go()
         for replies in self._replies.values():
             replies.close()
 
@@ -228,12 +221,15 @@ class Listener:
                 except OSError as error:
                     if one.line.not_sent(error, n, 0):
                         continue
-            size = pieces(told)
-            try:
-                self.take(n, size, client, where)
-            except OSError:
-                datagrams.put_aside(self, client, where, bytes(VIEW[:n]), size)
+            self.resume(n, pieces(told), client, where)
         self._batch = min(_AT_ONCE, self._batch * 1.25)
+
+    def resume(self, n: int, size: int, client: Any, told: bytes) -> None:
+        """As `take`; without room it is tried again when there is some."""
+        try:
+            self.take(n, size, client, told)
+        except OSError:
+            self._datagrams.put_aside(self, client, told, bytes(VIEW[:n]), size)
 
     def take(self, n: int, size: int, client: Any, told: bytes) -> None:
         """What was read, `n` bytes in pieces of `size`, came from `client` and was sent to `told` (a struct
@@ -407,7 +403,8 @@ class Line:
         if self._faceless:
             return None
         try:
-            face = between(AF_INET if len(self._client) == 2 else AF_INET6, self._way, self._client)
+            af = AF_INET if len(self._client) == 2 else AF_INET6
+            face = between(af, self._way, self._client, mark=self._datagrams.mark)
         except OSError:
             self._faceless = True  # somebody on the node has the port
             return None
@@ -433,8 +430,10 @@ class Line:
                     return
                 continue
             datagrams.sessions.asked(session, datagrams.loop.now)
-            if not self.carry(n, pieces(told)):
-                datagrams.lost += 1
+            size = pieces(told)
+            if not self.carry(n, size):
+                listener, client, way = session.key
+                listener.resume(n, size, client, way)
                 return
 
     # --- the end ------------------------------------------------------------------------
@@ -449,6 +448,7 @@ class Line:
     def refused(self) -> None:
         """By the endpoint, or the way there."""
         self._datagrams.sessions.refused(self._session, self._datagrams.loop.now)
+        self._hand_over()
         self.let_go()
 
     def crashed(self) -> None:
@@ -457,33 +457,50 @@ class Line:
             self._datagrams.sessions.end(self._session)
             self.let_go()
 
-    def linger(self) -> None:
-        """Its session is over, as its endpoint left before it answered. It may have been about to."""
-        datagrams = self._datagrams
-        self._session.line = None
-        datagrams.lingering.add(self)
-        datagrams.loop.handlers[self._sock.fileno()] = self.last_answer
-        datagrams.loop.at(datagrams.loop.now + _LINGER, self)
+    def leave(self) -> None:
+        """Its endpoint has left, and what the client says from now on is for another one."""
+        self._datagrams.loop.handlers[self._sock.fileno()] = self.late_answer
+        self._faceless = True
+        self._hand_over()
 
-    def last_answer(self, event: int) -> None:
-        """Or an ICMP error."""
-        with suppress(OSError):  # nobody asks that endpoint any more
-            self._back(self._recv(VIEW), 0)
-        self.let_go()
-
-    def tick(self, now: float) -> None:
-        """It has lingered long enough."""
-        if self in self._datagrams.lingering:
-            self.let_go()
+    def late_answer(self, event: int) -> None:
+        """The endpoint that has left has spoken after all, or an ICMP error has."""
+        try:
+            n, told, _, _ = self._sock.recvmsg_into(BUFFERS, TOLD)
+        except OSError as error:
+            self._not_read(error)
+            return
+        self._back(n, pieces(told))
 
     def let_go(self) -> None:
         """Its session is over."""
-        self._datagrams.lingering.discard(self)
-        loop, self._session.line = self._datagrams.loop, None
-        loop.doom(self._sock)
+        self._session.line = None
+        self._datagrams.loop.doom(self._sock)
         if self._face is not None:
-            loop.doom(self._face)
+            self._datagrams.loop.doom(self._face)
             self._face = None
+
+    def _hand_over(self) -> None:
+        """What the client has said by the face, and nobody has read, comes by the listener after all.
+
+        When the round is over: a datagram may be on its way now.
+        """
+        loop, face = self._datagrams.loop, self._face
+        if face is not None:
+            self._face = None
+            loop.unwatch(face.fileno())
+            loop.last(partial(self._read_out, face))
+
+    def _read_out(self, face: socket) -> None:
+        listener, client, told = self._session.key
+        try:
+            for _ in range(_AT_ONCE):
+                n, more, _, _ = face.recvmsg_into(BUFFERS, TOLD)
+                listener.resume(n, pieces(more), client, told)
+        except OSError:
+            return  # that was all
+        finally:
+            self._datagrams.loop.doom(face)
 
 
 def came_to(told: bytes) -> tuple[Ip, int]:
@@ -491,16 +508,16 @@ def came_to(told: bytes) -> tuple[Ip, int]:
     return Ip(told[8:24] if len(told) == 28 else told[4:8]), int.from_bytes(told[2:4], "big")
 
 
-def connect(one: Session, client: Any) -> socket:
-    """A socket to the session's endpoint, seen from there as the session says."""
+def connect(one: Session, client: Any, mark: int) -> socket:
+    """A socket to the session's endpoint, seen from there as the session says, by packets with this mark."""
     af = family(one.client)
     there = place_of(one.endpoint.ip, one.endpoint.port)
     host, *more = (client[0], *client[2:]) if one.as_client else (_ANYWHERE[af],)
     if one.port:
         try:
-            return between(af, (host, one.port, *more), there, one.as_client)
+            return between(af, (host, one.port, *more), there, one.as_client, mark)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
             # Somebody on the node has that port, at all addresses.
-    return between(af, (host, 0, *more), there, one.as_client)
+    return between(af, (host, 0, *more), there, one.as_client, mark)

@@ -14,7 +14,7 @@ from kubeway.errors import KubewayError
 from kubeway.planes.relay.datagram import TURNS
 from kubeway.shell.relay.flags import flag, hoist, is_up
 from kubeway.shell.relay.handover import Heritage, ask, close_all, open_desk
-from kubeway.shell.relay.listeners import Listening
+from kubeway.shell.relay.listeners import Listening, port_of
 from kubeway.shell.relay.orders import Papers
 from kubeway.values import UDP, Proto, show_ip
 
@@ -104,17 +104,17 @@ def _sockets(past: Heritage) -> Iterator[tuple[Listening, socket.socket]]:
             os.close(fd)
             continue
         what = Listening(kept.list_, kept.keeps, kept.ip, kept.port, kept.transparent, Proto(kept.proto))
-        if _is(sock, what):
+        if _is(sock, what, kept.member):
             yield what, sock
         else:
             sock.close()
     past.listeners = []
 
 
-def _is(sock: socket.socket, what: Listening) -> bool:
+def _is(sock: socket.socket, what: Listening, member: int) -> bool:
     try:
         ip, port = sock.getsockname()[:2]
     except (OSError, ValueError, TypeError):
         return False
     kind = socket.SOCK_DGRAM if what.proto == UDP else socket.SOCK_STREAM
-    return sock.type == kind and ip == show_ip(what.ip) and what.port in (0, port)
+    return sock.type == kind and ip == show_ip(what.ip) and port_of(what, member) in (0, port)

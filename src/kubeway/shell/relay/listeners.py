@@ -6,9 +6,9 @@ affinity needs no table that several processes would have to agree on, nor does 
 (by a hash over the endpoints each new endpoint would take clients from the others, who were promised to
 stay). The price: clients behind one address share one worker.
 
-All listeners of a class are in one reuseport group, whose members are counted in the order in which they
-listen. The control process keeps them all open: when a worker dies, those who come in the meantime wait for
-its successor, and the numbers of the others stay.
+All listeners of a class are in one reuseport group (but of UDP: `listen`), whose members are counted in
+the order in which they listen. The control process keeps them all open: when a worker dies, those who
+come in the meantime wait for its successor, and the numbers of the others stay.
 
 Source: net/core/sock_reuseport.c, net/core/filter.c (sk_attach reuseport, SKF_NET_OFF).
 """
@@ -25,7 +25,7 @@ from typing import Final
 from msgspec import Struct
 
 from kubeway.errors import Refused
-from kubeway.planes.relay.objects import List
+from kubeway.planes.relay.objects import APART, List
 from kubeway.shell.relay import udp
 from kubeway.shell.relay.streams import IP_TRANSPARENT, IPV6_TRANSPARENT, KEEPALIVE
 from kubeway.values import TCP, UDP, Proto, show_addr, show_ip
@@ -39,7 +39,7 @@ class Listening(Struct, frozen=True):
 
     `list_`: which endpoints count. `keeps`: they may see who the client is. `transparent`: connections to
     any address are taken that rules steer here (IP_TRANSPARENT, CAP_NET_ADMIN); else those to `ip` only. UDP
-    is always so.
+    is always so. Of UDP `port` is the first worker's (`port_of`).
     """
 
     list_: List
@@ -50,39 +50,59 @@ class Listening(Struct, frozen=True):
     proto: Proto = TCP
 
 
-def listen(what: Listening, workers: int, have: Sequence[socket.socket] = ()) -> list[socket.socket]:
-    """One listener for each worker; Refused if there cannot be any. Port 0 is any that is free.
+def has(ip: bytes) -> bool:
+    """Whether this kernel knows the family of the address at all; if so, it can be listened at."""
+    try:
+        socket.socket(socket.AF_INET if len(ip) == 4 else socket.AF_INET6, socket.SOCK_STREAM).close()
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:
+            raise
+        return False
+    return True
+
+
+def port_of(what: Listening, worker: int) -> int:
+    """Where this worker's listener is: of UDP each has its own. 0: any."""
+    return what.port + APART * worker if what.port and what.proto == UDP else what.port
+
+
+def listen(
+    what: Listening, workers: int, have: Sequence[socket.socket] = (), mark: int = 0
+) -> list[socket.socket]:
+    """One listener for each worker; Refused if there cannot be any. Port 0 is any that is free. `mark`: of
+    all packets of connections that are taken (SO_MARK, CAP_NET_ADMIN); 0 for none.
 
     `have`: those of a predecessor, which are used; if they are more, there are more. If they are fewer, no
     client comes to the others before `spread`.
 
-    Of UDP there is one, for the first worker: the kernel would spread one client's ports over several, and
-    each would have its own idea of which endpoint the client is to come back to (`udp.listen`).
+    Of UDP each has its own port (`port_of`): at one the kernel would spread one client's ports over several
+    workers, and each would have its own idea of which endpoint the client is to come back to (`udp.listen`).
+    So it is for the rules to choose.
     """
-    if what.proto == UDP:
-        workers = 1
     sockets: list[socket.socket] = [*have]
     port = sockets[0].getsockname()[1] if sockets else what.port
     try:
-        if have and len(have) < workers:
+        if have and len(have) < workers and what.proto != UDP:
             by_source(sockets[0], len(what.ip) == 4, len(have))
         while len(sockets) < workers:
-            sock = _one(what, port)
+            if what.proto == UDP:
+                port = port_of(what, len(sockets))
+            sock = _one(what, port, mark)
             sockets.append(sock)
             port = sock.getsockname()[1]
         if not have:
-            spread(what, sockets)
+            spread(what, sockets, mark)
     except OSError as error:
         for sock in sockets:
             sock.close()
-        where = show_addr(what.ip, what.port)
+        where = show_addr(what.ip, port)
         raise Refused(
             error.strerror or str(error), error.errno or errno.EIO, f"listening on {where}"
         ) from error
     return sockets
 
 
-def _one(what: Listening, port: int) -> socket.socket:
+def _one(what: Listening, port: int, mark: int) -> socket.socket:
     v4 = len(what.ip) == 4
     if what.proto == UDP:
         bare = udp.listen((show_ip(what.ip), port), socket.AF_INET if v4 else socket.AF_INET6)
@@ -98,6 +118,8 @@ def _one(what: Listening, port: int) -> socket.socket:
                 sock.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
             else:
                 sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+        if mark:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         # Accepted sockets have these from it, so no call is spent on each. An urgent byte stays in its place:
         # else it would be left out.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
@@ -113,8 +135,12 @@ def _one(what: Listening, port: int) -> socket.socket:
     return sock
 
 
-def spread(what: Listening, sockets: Sequence[socket.socket]) -> None:
-    """Have clients come to all of these, which are their group. OSError."""
+def spread(what: Listening, sockets: Sequence[socket.socket], mark: int = 0) -> None:
+    """Have clients come to all of these, which are their group. `mark`: as `listen` has it; a predecessor
+    that was led to by other rules gave them another one. OSError."""
+    for sock in sockets:
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) != mark:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
     if len(sockets) > 1 and what.proto != UDP:
         by_source(sockets[0], len(what.ip) == 4, len(sockets))
 

@@ -82,7 +82,8 @@ class Loop:
     # --- time -------------------------------------------------------------------------
 
     def last(self, work: Callable[[], None]) -> None:
-        """Do it when all events of this round have been told."""
+        """Do it when all events of this round have been told; if these are done already, of the next one,
+        which begins at once."""
         self._last.append(work)
 
     def again(self, work: Callable[[], None]) -> None:
@@ -99,7 +100,7 @@ class Loop:
             there.append(one)
 
     def _wait(self) -> float:
-        if self._again:
+        if self._again or self._last:
             return 0.0
         due = self._order[0] / TICKS if self._order else inf
         return -1.0 if due == inf else max(0.0, due - monotonic())

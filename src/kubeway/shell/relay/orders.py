@@ -68,7 +68,8 @@ class Papers(Struct, frozen=True):
 
 
 class Begin(Struct, frozen=True, tag=True):
-    """`start`: where turns begin, at least 0 and less than 1. `idle`: of UDP's `Sessions`.
+    """`start`: where turns begin, at least 0 and less than 1. `idle`: of UDP's `Sessions`. `mark`: of the
+    packets that are sent, but for TCP's to clients, whose listener has it.
 
     With `papers` the listeners are those of all `workers`, of whom this is `number`, and it takes nobody
     before it is told by these; `turn`: which of the shares of UDP ports is theirs.
@@ -82,6 +83,7 @@ class Begin(Struct, frozen=True, tag=True):
     workers: int = 1
     turn: int = 0
     papers: Papers | None = None
+    mark: int = 0
 
 
 class Put(Struct, frozen=True, tag=True):

@@ -55,11 +55,13 @@ _QUICK: Final = 1.0  # seconds; a worker that lives for less is not started agai
 _PAUSE: Final = 0.1  # seconds, doubled with each that dies so soon
 _LONGEST: Final = 5.0
 _ANSWER: Final = 10.0  # seconds that a worker has to answer, before it is ended and started anew
+_START: Final = 60.0  # and those it has to begin: where processors are wanted badly, that alone takes ten
 _END: Final = 5.0  # seconds that a worker has to end when it is told to
 _EXIT: Final = 0.2  # and when it was seen to close its channel, which is the last it does
 _HANDOVER: Final = 1.0  # seconds that those before have to take nobody any more; as their successors wait
 _SOON: Final = 0.005
 _DIED: Final = "it died"
+_NO_START: Final = "relay worker cannot be started"
 
 Made = list[tuple[Listening, list[socket.socket]]]
 
@@ -69,9 +71,9 @@ class RelayPlane:
 
     `workers`: how many processes share the work. With several, turns are each one's own. `limits`: of each
     connection; `idle`: seconds for which a UDP session is kept when both have spoken and both are silent.
-    `name`: of the desk at which a successor asks; those who have it now are asked for their listeners.
-    Without, workers take nobody when this process has ended. `record` hears of workers that died, and of
-    predecessors and successors.
+    `mark`: of every packet they send (SO_MARK), 0 for none. `name`: of the desk at which a successor asks;
+    those who have it now are asked for their listeners. Without, workers take nobody when this process has
+    ended. `record` hears of workers that died, and of predecessors and successors.
 
     The workers are started by the first write, and belong to the loop that runs it. Refused if a
     socket cannot be had.
@@ -88,11 +90,12 @@ class RelayPlane:
         workers: int = 1,
         limits: Limits = LIMITS,
         idle: float = IDLE,
+        mark: int = 0,
         name: str = "",
         record: records.Recorder = lambda record: None,
     ) -> None:
         self.program: Mapping[Key, Object] = {} if program is None else program
-        self._limits, self._idle, self.record = limits, idle, record
+        self._limits, self._idle, self._mark, self.record = limits, idle, mark, record
         self._held: dict[Key, Way] = {}
         self._sockets: Made = []
         self._past: dict[Key, Tally] = {}
@@ -111,7 +114,7 @@ class RelayPlane:
         left = dict(handed)
         try:
             for what in self._listeners:
-                self._sockets.append((what, listen(what, self._count, left.pop(what, ()))))
+                self._sockets.append((what, listen(what, self._count, left.pop(what, ()), self._mark)))
         except BaseException:
             self._close_shared()
             raise
@@ -216,7 +219,7 @@ class RelayPlane:
         if not shared.take():
             return False
         for what, sockets in self._sockets:
-            spread(what, sockets)
+            spread(what, sockets, self._mark)
         self._listen_for(shared, self._succeeded)
         until = monotonic() + _HANDOVER
         while not shared.is_alone() and monotonic() < until:  # noqa: ASYNC110 (milliseconds, and once)
@@ -300,11 +303,11 @@ class RelayPlane:
             _given(what, sock, member)
             for what, sockets in self._sockets
             for member, sock in enumerate(sockets)
-            if shared is not None or member == number  # all UDP is the first one's
+            if shared is not None or member == number
         ]
         papers = None if shared is None else shared.papers(number)
         turn = 0 if shared is None else shared.turn
-        begin = Begin(given, self._limits, start, self._idle, number, self._count, turn, papers)
+        begin = Begin(given, self._limits, start, self._idle, number, self._count, turn, papers, self._mark)
         ways = [(key.name, way) for key, way in self._held.items()]
         return (
             b"".join((frame(begin), frame(Put(0, list(ways))))),
@@ -343,13 +346,21 @@ class _Worker:
         self._inquiry: asyncio.Future[Answer] | None = None
         self._inquired_at = 0.0
         self._started_at = 0.0
+        self._began = False
         self._pause = 0.0
         self._waits: asyncio.TimerHandle | None = None
 
     def start(self) -> bool:
-        """Unless it runs, or is waited with; whether it was."""
+        """Unless it runs, or is waited with; whether it was. Lost if there can be no process."""
         if self._channel is not None or self._waits is not None or self._plane.closed:
             return False
+        try:
+            self._spawn()
+        except OSError as error:
+            raise Lost(f"{_NO_START}: {error}") from error
+        return True
+
+    def _spawn(self) -> None:
         loop = asyncio.get_running_loop()
         begin, inherited = self._plane.beginning(self._number, self._turn)
         ours, its = socket.socketpair()
@@ -372,10 +383,9 @@ class _Worker:
             its.close()
             os.close(file)
         ours.setblocking(False)
-        self._channel, self._started_at = ours, monotonic()
+        self._channel, self._started_at, self._began = ours, monotonic(), False
         self._frames, self._unsent = answers(), b""
         loop.add_reader(ours, self._heard)
-        return True
 
     async def ask(self, order: Callable[[int], Order]) -> None:
         """Tell it, and wait for its answer. One that dies meanwhile will know all there is to be told."""
@@ -389,7 +399,7 @@ class _Worker:
         self._unsent += frame(order(number))
         self._flush()
         try:
-            async with asyncio.timeout(_ANSWER):
+            async with asyncio.timeout(_ANSWER if self._began else _START):
                 await answer
         except TimeoutError:
             self._gone("it does not answer")
@@ -455,6 +465,7 @@ class _Worker:
                 self.tallies = {Key(PLANE, "way", tuple(name)): tally for name, tally in answer.tallies}
             self.sums = answer.sums
         if isinstance(answer, (Done, Told)):
+            self._began = True
             waiting = self._asked.pop(answer.number, None)
             if waiting is not None and not waiting.done():
                 waiting.set_result(answer)
@@ -487,7 +498,14 @@ class _Worker:
 
     def _start_again(self) -> None:
         self._waits = None
-        self.start()
+        try:
+            self.start()
+        except Lost as error:
+            self._pause = min(_LONGEST, max(_PAUSE, 2 * self._pause))
+            self._plane.record(
+                records.RelayWorkerDied(0, f"cannot be started: {error.__cause__}", self._pause)
+            )
+            self._waits = asyncio.get_running_loop().call_later(self._pause, self._start_again)
 
     def _let_go(self) -> None:
         if self._channel is not None:

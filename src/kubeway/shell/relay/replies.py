@@ -19,6 +19,7 @@ from _socket import (
     IPPROTO_UDP,
     IPV6_CHECKSUM,
     IPV6_PKTINFO,
+    SO_MARK,
     SO_RCVBUF,
     SOCK_CLOEXEC,
     SOCK_NONBLOCK,
@@ -26,7 +27,7 @@ from _socket import (
     SOL_SOCKET,
     socket,
 )
-from errno import EPERM
+from errno import EAFNOSUPPORT, EPERM
 from struct import Struct, unpack
 from typing import Any, Final
 
@@ -60,17 +61,22 @@ def probe() -> str:
                     "UDP clients can only be answered with CAP_NET_RAW: run as root, or in a container with "
                     "securityContext.capabilities.add: [NET_ADMIN, NET_RAW]"
                 )
+            if error.errno == EAFNOSUPPORT and family == AF_INET6:
+                continue  # where there is no IPv6, nobody asks by it
             version = 4 if family == AF_INET else 6
             return f"UDP clients of IPv{version} cannot be answered: {error.strerror}"
     return ""
 
 
 class Replies:
-    """To clients of one family. OSError if the kernel has no such socket for us: needs CAP_NET_RAW."""
+    """To clients of one family, with this mark unless it is 0. OSError if the kernel has no such socket for
+    us: needs CAP_NET_RAW."""
 
-    def __init__(self, family: int) -> None:
+    def __init__(self, family: int, mark: int = 0) -> None:
         self._sock = sock = socket(family, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_UDP)
         try:
+            if mark:
+                sock.setsockopt(SOL_SOCKET, SO_MARK, mark)
             if family == AF_INET:
                 sock.setsockopt(IPPROTO_IP, IP_TRANSPARENT, 1)
                 # Who says that a datagram was too large on the way says it to the way's address, where nobody

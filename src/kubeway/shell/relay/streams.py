@@ -17,6 +17,7 @@ from _socket import (
     IPPROTO_TCP,
     SHUT_WR,
     SO_KEEPALIVE,
+    SO_MARK,
     SOCK_CLOEXEC,
     SOCK_NONBLOCK,
     SOCK_STREAM,
@@ -79,10 +80,11 @@ _ANYWHERE: Final = {_AF[family]: place_of(ip, 0)[0] for family, ip in ANY.items(
 
 
 class Streams:
-    """All connections of this process. `limits`: of each (`planes/relay/stream.py`)."""
+    """All connections of this process. `limits`: of each (`planes/relay/stream.py`). `mark`: of the packets
+    to endpoints (SO_MARK), 0 for none."""
 
-    def __init__(self, loop: Loop, rng: Rng, limits: Limits) -> None:
-        self.loop, self.rng, self.limits = loop, rng, limits
+    def __init__(self, loop: Loop, rng: Rng, limits: Limits, mark: int = 0) -> None:
+        self.loop, self.rng, self.limits, self.mark = loop, rng, limits, mark
         self.pipes = Pipes()
         self.all: set[Connection] = set()
         self.shed = 0
@@ -107,15 +109,17 @@ class Streams:
         came = {(entrance, one) for entrance, one in came if entrance.balancer.load(one)}
         if not gone and not came:
             return
+        left = []
         for connection in self.all:
             stream = connection.stream
             if stream.endpoint is not None:
                 pair = (stream.entrance, stream.endpoint)
                 if pair in gone:
-                    stream.left(now)
-                    connection.arm()
+                    left.append(connection)
                 elif pair in came:
                     stream.back()
+        for connection in left:
+            connection.obey(connection.stream.left(now))
 
     def wake(self, entrance: Entrance) -> None:
         """Those that waited for an endpoint of this way go on."""
@@ -323,6 +327,8 @@ class Connection:
                 return True
             return False
         try:
+            if streams.mark:
+                sock.setsockopt(SOL_SOCKET, SO_MARK, streams.mark)
             if command.as_client:
                 if family == AF_INET:
                     sock.setsockopt(IPPROTO_IP, IP_TRANSPARENT, 1)

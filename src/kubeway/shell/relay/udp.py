@@ -16,6 +16,7 @@ from _socket import (
     IPPROTO_IPV6,
     IPPROTO_UDP,
     IPV6_V6ONLY,
+    SO_MARK,
     SO_REUSEADDR,
     SO_REUSEPORT,
     SOCK_CLOEXEC,
@@ -56,10 +57,9 @@ def family(ip: bytes) -> int:
 def listen(place: Any, af: int) -> socket:
     """What `tproxy` leads to: says of each datagram where it was sent to, and takes trains of them.
 
-    Others may listen at the same place: one client's datagrams all come to one of them, whichever way in
-    they were sent to. Clients are spread by address and port, though, whatever program the group has:
-    nf_tproxy looks for a socket without the packet (net/ipv4/netfilter/nf_tproxy_ipv4.c). `place`: as `bind`
-    has it.
+    Others may listen at the same place (a daemon before this one). Clients are spread over them by address
+    and port then, whatever program the group has: nf_tproxy looks for a socket without the packet
+    (net/ipv4/netfilter/nf_tproxy_ipv4.c). `place`: as `bind` has it.
     """
     sock = socket(af, _UDP, IPPROTO_UDP)
     try:
@@ -79,11 +79,14 @@ def listen(place: Any, af: int) -> socket:
     return sock
 
 
-def between(af: int, here: Any, there: Any, foreign: bool = True) -> socket:
+def between(af: int, here: Any, there: Any, foreign: bool = True, mark: int = 0) -> socket:
     """A socket for datagrams from one place to another, and back. `foreign`: `here` need not be the node's.
-    If it has a port, others of ours may have the same one, as long as they have another `there`."""
+    If it has a port, others of ours may have the same one, as long as they have another `there`. `mark`: of
+    what it sends, 0 for none."""
     sock = socket(af, _UDP, IPPROTO_UDP)
     try:
+        if mark:
+            sock.setsockopt(SOL_SOCKET, SO_MARK, mark)
         if foreign:
             _transparent(sock)
         if here[1]:

@@ -68,7 +68,7 @@ class Worker:
 
     def __init__(self, channel: socket, begin: Begin) -> None:
         self.loop = Loop(_crashed)
-        self.streams = Streams(self.loop, Random(), begin.limits)
+        self.streams = Streams(self.loop, Random(), begin.limits, begin.mark)
         self.entrances: dict[Name, Entrance] = {}
         self._ways: dict[tuple[str, int], Ways] = defaultdict(dict)  # by list and protocol
         self._gone = {TCP: Tally(), UDP: Tally()}
@@ -79,7 +79,7 @@ class Worker:
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         ports = PORTS[begin.turn :: TURNS][begin.number :: begin.workers]
         sessions = Sessions(min(MOST, descriptors // 2), idle=begin.idle, ports=ports)
-        self.datagrams = Datagrams(self.loop, Random(), sessions, self.streams.make_room)
+        self.datagrams = Datagrams(self.loop, Random(), sessions, self.streams.make_room, begin.mark)
         self._given = begin.listeners
         self._listeners: dict[int, Listener | datagrams.Listener] = {}  # by descriptor
         self._channel = channel
@@ -270,9 +270,9 @@ class Worker:
         """Look whether this is the end."""
         if self._ends_at is None:
             return
-        if self.datagrams.open and now >= self._stopped_at + self._limits.drain:
+        if len(self.datagrams.sessions) and now >= self._stopped_at + self._limits.drain:
             self.datagrams.close()
-        if now >= self._ends_at or not (self.streams.all or self.datagrams.open):
+        if now >= self._ends_at or not (self.streams.all or len(self.datagrams.sessions)):
             # Who is cut off is to know that it was: the end of a process alone looks like the end of a text.
             for connection in [*self.streams.all]:
                 connection.obey(connection.stream.shed())
