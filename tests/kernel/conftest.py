@@ -16,7 +16,7 @@ from kubeway.lab.host import LabError
 from kubeway.lab.topology import Lab
 from tests.kernel.place import Place
 from tests.kernel.remains import nothing_remains, succeed_nobody
-from tests.kernel.workers import end_workers
+from tests.kernel.workers import MARK, end_orphans, end_workers
 
 MANY_ERRORS = {"net.ipv4.icmp_msgs_per_sec": 1_000_000, "net.ipv4.icmp_msgs_burst": 100_000}
 """A host sends some 50 ICMP errors of both families at once (icmp_global_allow), and we ask for more."""
@@ -50,6 +50,16 @@ def reason_to_skip() -> str:
         return "network namespaces need root"
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     return f"not installed: {', '.join(missing)}" if missing else ""
+
+
+os.environ[MARK] = str(os.getpid())
+
+
+@pytest.fixture(autouse=True)
+def no_orphans() -> Iterator[None]:
+    """The relay's workers live on without their daemon, but not after a test, however it ended."""
+    yield
+    end_orphans()
 
 
 @pytest.fixture(scope="session")

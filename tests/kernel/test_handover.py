@@ -26,7 +26,7 @@ from kubeway.values import TCP
 from tests.kernel.netns import needs_root
 from tests.kernel.relays import LO, Streams, named, played, serve, until
 from tests.kernel.successions import LISTENING, Control, control
-from tests.kernel.workers import memory, processor_time, workers
+from tests.kernel.workers import end_orphans, memory, processor_time, workers
 
 pytestmark = [pytest.mark.kernel, needs_root]
 
@@ -576,6 +576,19 @@ def test_who_does_not_answer_is_waited_for_a_while_only() -> None:
             assert [type(one) for one in told] == [records.HandoverFailed]
         finally:
             desk.close()
+
+    played(story)
+
+
+def test_those_that_a_test_leaves_are_found() -> None:
+    """As the tests of this folder do it after each of them."""
+
+    async def story() -> None:
+        async with running(await serve(named("a")), workers=2) as first:
+            assert end_orphans() == []
+            await first.end(signal.SIGKILL)
+            assert sorted(end_orphans()) == sorted(first.workers)
+            assert workers() == []
 
     played(story)
 

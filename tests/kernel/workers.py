@@ -11,6 +11,8 @@ from pathlib import Path
 from kubeway.shell.relay import worker
 
 HERE = Path("/proc/thread-self/ns/net")
+MARK = "KUBEWAY_TESTED_BY"
+"""In the environment of all that a test process starts: by it those are found whom nobody knows any more."""
 
 
 def workers(net: Path = HERE) -> list[int]:
@@ -42,6 +44,34 @@ def end_workers(net: Path = HERE) -> None:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
+
+
+def end_orphans() -> list[int]:
+    """End the workers that tests of this process started and that have no daemon any more; who they were."""
+    mark = f"{MARK}={os.environ[MARK]}".encode()
+    found = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    ours = [pid for pid in found if is_worker(pid) and mark in _environment(pid)]
+    orphans = [pid for pid in ours if mark not in _environment(_parent(pid)) and _parent(pid) != os.getpid()]
+    for pid in orphans:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    while any(map(is_worker, orphans)):
+        time.sleep(0.01)
+    return orphans
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def processor_time(pid: int) -> float:

@@ -82,9 +82,6 @@ def listen(
     sockets: list[socket.socket] = [*have]
     port = sockets[0].getsockname()[1] if sockets else what.port
     try:
-        for sock in have:
-            # A predecessor that was led to by other rules gave it another one.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         if have and len(have) < workers and what.proto != UDP:
             by_source(sockets[0], len(what.ip) == 4, len(have))
         while len(sockets) < workers:
@@ -94,7 +91,7 @@ def listen(
             sockets.append(sock)
             port = sock.getsockname()[1]
         if not have:
-            spread(what, sockets)
+            spread(what, sockets, mark)
     except OSError as error:
         for sock in sockets:
             sock.close()
@@ -138,8 +135,12 @@ def _one(what: Listening, port: int, mark: int) -> socket.socket:
     return sock
 
 
-def spread(what: Listening, sockets: Sequence[socket.socket]) -> None:
-    """Have clients come to all of these, which are their group. OSError."""
+def spread(what: Listening, sockets: Sequence[socket.socket], mark: int = 0) -> None:
+    """Have clients come to all of these, which are their group. `mark`: as `listen` has it; a predecessor
+    that was led to by other rules gave them another one. OSError."""
+    for sock in sockets:
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) != mark:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
     if len(sockets) > 1 and what.proto != UDP:
         by_source(sockets[0], len(what.ip) == 4, len(sockets))
 

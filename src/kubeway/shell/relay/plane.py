@@ -219,7 +219,7 @@ class RelayPlane:
         if not shared.take():
             return False
         for what, sockets in self._sockets:
-            spread(what, sockets)
+            spread(what, sockets, self._mark)
         self._listen_for(shared, self._succeeded)
         until = monotonic() + _HANDOVER
         while not shared.is_alone() and monotonic() < until:  # noqa: ASYNC110 (milliseconds, and once)
