@@ -17,6 +17,7 @@ from kubeway.lab.topology import Lab
 from tests.kernel.conftest import reason_to_skip
 from tests.kernel.place import Place, until
 from tests.kernel.play import WAYS
+from tests.kernel.workers import end_workers
 from tests.worlds import Doc, service_docs
 
 pytestmark = [pytest.mark.kernel, pytest.mark.skipif(bool(reason_to_skip()), reason=reason_to_skip())]
@@ -54,7 +55,10 @@ def shop() -> list[Doc]:
 def street() -> Iterator[Lab]:
     """A lab without a bridge."""
     with Lab(PODS, bridged={}) as lab:
-        yield lab
+        try:
+            yield lab
+        finally:
+            end_workers(lab.node.net)  # they go on without their daemon
 
 
 @pytest.fixture

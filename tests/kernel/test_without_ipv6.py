@@ -12,6 +12,7 @@ from kubeway.lab.topology import Lab
 from tests.kernel.conftest import reason_to_skip
 from tests.kernel.place import VIP, Place, endpoints, service, until
 from tests.kernel.play import WAYS
+from tests.kernel.workers import end_workers
 from tests.worlds import service_docs
 
 pytestmark = [pytest.mark.kernel, pytest.mark.skipif(bool(reason_to_skip()), reason=reason_to_skip())]
@@ -33,6 +34,7 @@ def field(tmp_path: Path) -> Iterator[Place]:
             yield place
         finally:
             place.end()
+            end_workers(lab.node.net)  # they go on without their daemon
 
 
 def served(lab: Lab, vip: str, by: str = "a") -> bool:
