@@ -1,12 +1,13 @@
 """
-UDP through the relay beside the same through nftables' DNAT, and directly.
+UDP through userspace mode beside the same through nftables mode (DNAT), and directly.
 
     python -m bench.relay_udp [ROUNDS [SECONDS]]
 
-A client, a node and a server in namespaces of their own; all paths go through the same links, and all are up
-all the time: `direct` (routed), `dnat`, `kept` and `hidden` (one relay: clients' addresses seen or not), and
-`plain`, a relay that takes no trains. Each round measures them in random order; what counts is the median
-over rounds of their ratios, with quartiles.
+A client, a node and a server in namespaces of their own, one set for each mode, in which kubeway itself runs,
+with one worker; all are up all the time. Paths: `direct` (routed); `dnat` and `relay`, a pod to a ClusterIP,
+its address seen by the endpoint; `dnat-masq` and `relay-hidden`, the same to an external IP, with the node's
+address; `plain`, a relay that takes no trains, with the fewest rules that lead to it. Each round measures
+them in random order; what counts is the median over rounds of their ratios, with quartiles.
 
     one     one client, one request at a time: requests per second
     many    32 clients, one request each at a time
@@ -20,6 +21,7 @@ server are Python, too; their own part in the cost brings all ratios nearer to 1
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -27,16 +29,18 @@ import socket
 import statistics
 import struct
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from subprocess import run
-from typing import Final
+from subprocess import DEVNULL, Popen, run
+from typing import Final, NamedTuple
+from urllib.request import urlopen
 
 from bench.connects import enter, ip, namespace, path
-from kubeway.planes.relay.datagram import PORTS, Sessions
+from kubeway.planes.relay.datagram import Sessions
 from kubeway.planes.relay.entrance import Entrance
 from kubeway.planes.relay.objects import Endpoint, Way
 from kubeway.shell.relay import datagrams
@@ -46,13 +50,17 @@ from kubeway.values import parse_ip
 
 SERVER: Final = "10.190.0.2"
 ECHO, TRAINS = 9000, 9001
+CLUSTER_IP, EXTERNAL_IP = "10.96.0.1", "198.51.100.1"
 PATHS: Final = {
-    "direct": SERVER,
-    "dnat": "10.98.0.1",
-    "kept": "10.96.0.1",
-    "hidden": "10.97.0.1",
-    "plain": "10.95.0.1",
+    "direct": ("nftables", SERVER),
+    "dnat": ("nftables", CLUSTER_IP),
+    "relay": ("userspace", CLUSTER_IP),
+    "dnat-masq": ("nftables", EXTERNAL_IP),
+    "relay-hidden": ("userspace", EXTERNAL_IP),
+    "plain": ("plain", CLUSTER_IP),
 }
+"""Through which node, and where to."""
+BESIDE: Final = {"relay": "dnat", "relay-hidden": "dnat-masq"}
 CLIENTS: Final = 32
 SIZE: Final = 1200
 TRAIN: Final = bytes(SIZE) * 32
@@ -61,28 +69,54 @@ MOST: Final = 1024
 
 RULES: Final = """
 table ip bench {
-    chain nat { type nat hook prerouting priority dstnat; ip daddr 10.98.0.1 dnat to 10.190.0.2; }
     chain mangle {
         type filter hook prerouting priority mangle;
-        ip daddr 10.96.0.1 meta l4proto udp tproxy to 127.0.0.1:7001 meta mark set 1 accept
-        ip daddr 10.97.0.1 meta l4proto udp tproxy to 127.0.0.1:7002 meta mark set 1 accept
-        ip daddr 10.95.0.1 meta l4proto udp tproxy to 127.0.0.1:7003 meta mark set 1 accept
+        ip daddr 10.96.0.1 meta l4proto udp tproxy to 127.0.0.1:7003 meta mark set 1 accept
         socket transparent 1 meta mark set 1 accept
     }
 }
 """
 
 
+def manifest() -> str:
+    """A Service with a port for single datagrams and one for trains."""
+    name, labels = "echo", {"kubernetes.io/service-name": "echo"}
+    ports = [{"name": f"p{port}", "port": port, "protocol": "UDP"} for port in (ECHO, TRAINS)]
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": "bench"},
+        "spec": {
+            "clusterIP": CLUSTER_IP,
+            "clusterIPs": [CLUSTER_IP],
+            "ipFamilies": ["IPv4"],
+            "externalIPs": [EXTERNAL_IP],
+            "ports": [{**port, "targetPort": port["port"]} for port in ports],
+        },
+    }
+    slice_ = {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": f"{name}-1", "namespace": "bench", "labels": labels},
+        "addressType": "IPv4",
+        "ports": ports,
+        "endpoints": [{"addresses": [SERVER], "conditions": {"ready": True}}],
+    }
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": [service, slice_]})
+
+
 # --- who takes part ----------------------------------------------------------------------
 
 
-def process(work: Callable[[], None]) -> int:
+def process(stack: ExitStack, work: Callable[[], None]) -> int:
     pid = os.fork()
     if not pid:
         try:
             work()
         finally:
             os._exit(1)
+    stack.callback(os.waitpid, pid, 0)
+    stack.callback(os.kill, pid, signal.SIGKILL)
     return pid
 
 
@@ -109,20 +143,40 @@ def echo_trains() -> None:
         sock.sendmsg([view[:n]], in_pieces(size) if size else [], 0, whom)
 
 
-def relay(part: int, *ports: tuple[int, bool], trains: bool = True) -> None:
+def plain() -> None:
+    """A relay that takes no trains."""
     loop = Loop()
-    carrier = datagrams.Datagrams(loop, random.Random(1), Sessions(MOST, ports=PORTS[part::2]))
+    carrier = datagrams.Datagrams(loop, random.Random(1), Sessions(MOST))
     ways: datagrams.Ways = {}
-    for name in PATHS.values():
-        for port in ECHO, TRAINS:
-            ways[name, port] = Entrance(Way((Endpoint(parse_ip(SERVER), port),), demote=True))
-    if not trains:
-        datagrams._BRISK = 1 << 30  # type: ignore[misc]
-    for port, keeps in ports:
-        sock = listen(("127.0.0.1", port), socket.AF_INET)
-        sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, trains)
-        datagrams.Listener(sock, ways, keeps, carrier).open()
+    for port in ECHO, TRAINS:
+        ways[CLUSTER_IP, port] = Entrance(Way((Endpoint(parse_ip(SERVER), port),)))
+    datagrams._BRISK = 1 << 30  # type: ignore[misc]
+    sock = listen(("127.0.0.1", 7003), socket.AF_INET)
+    sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 0)
+    datagrams.Listener(sock, ways, True, carrier).open()
     loop.run()
+
+
+def daemon(stack: ExitStack, mode: str) -> list[int]:
+    """kubeway in this mode, in this thread's namespace. Its workers, if it has any."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    (folder / "echo.json").write_text(manifest())
+    words = f"-m kubeway run --manifests {folder} --hostname-override bench --cluster-cidr 10.191.0.0/24"
+    words += f" --proxy-mode {mode} --kubeway-relay-workers 1 --metrics-bind-address="
+    process = Popen([sys.executable, *words.split()], stderr=DEVNULL)
+    stack.callback(process.wait)
+    stack.callback(process.kill)
+    while True:
+        with suppress(OSError), urlopen("http://127.0.0.1:10256/readyz", timeout=1) as answer:
+            if answer.status == 200:
+                break
+        if process.poll() is not None:
+            sys.exit(f"kubeway in {mode} mode ended with {process.returncode}")
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for pid in children:
+        stack.callback(os.kill, int(pid), signal.SIGKILL)
+    return [int(pid) for pid in children]
 
 
 def used(pid: int) -> float:
@@ -202,8 +256,15 @@ KINDS: Final = {"one": one, "many": many, "new": new, "trains": trains}
 # --- rounds ------------------------------------------------------------------------------
 
 
-def world() -> tuple[dict[str, int], list[int]]:
-    """The relays' processes by path, and all processes. This thread is with the client, then."""
+class World(NamedTuple):
+    """The client's namespace; who takes part beside it; and of these who carries."""
+
+    client: int
+    every: list[int]
+    relays: list[int]
+
+
+def world(stack: ExitStack, mode: str) -> World:
     node, server = namespace(), namespace()
     ip(
         f"link add eth0 type veth peer name back netns {path(node)}",
@@ -211,7 +272,7 @@ def world() -> tuple[dict[str, int], list[int]]:
         "link set eth0 up",
         "route add default via 10.190.0.1",
     )
-    every = [process(echo), process(echo_trains)]
+    every = [process(stack, echo), process(stack, echo_trains)]
     there = namespace()
     ip(
         f"link add eth0 type veth peer name front netns {path(node)}",
@@ -225,16 +286,16 @@ def world() -> tuple[dict[str, int], list[int]]:
         "addr add 10.190.0.1/24 dev back",
         "link set front up",
         "link set back up",
-        "rule add fwmark 1 lookup 100",
-        "route add local default dev lo table 100",
     )
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
-    run(["nft", "-f", "-"], input=RULES, text=True, check=True)
-    both = process(lambda: relay(0, (7001, True), (7002, False)))
-    plain = process(lambda: relay(1, (7003, True), trains=False))
-    enter(there)
+    if mode == "plain":
+        ip("rule add fwmark 1 lookup 100", "route add local default dev lo table 100")
+        run(["nft", "-f", "-"], input=RULES, text=True, check=True)
+        relays = [process(stack, plain)]
+    else:
+        relays = daemon(stack, mode)
     os.close(server)
-    return {"kept": both, "hidden": both, "plain": plain}, [*every, both, plain]
+    return World(there, [*every, *relays], relays)
 
 
 def quartiles(values: list[float]) -> str:
@@ -248,37 +309,39 @@ def main(rounds: int = 7, seconds: float = 0.3) -> None:
     rates: dict[tuple[str, str], list[float]] = defaultdict(list)
     cost: dict[tuple[str, str], list[float]] = defaultdict(list)
     part: dict[tuple[str, str], list[float]] = defaultdict(list)
-    relays, every = world()
-    try:
+    with ExitStack() as stack:
+        worlds = {mode: world(stack, mode) for mode in ("nftables", "userspace", "plain")}
         time.sleep(0.5)
         for turn in range(rounds + 1):
             for kind, work in KINDS.items():
                 for name in random.sample([*PATHS], len(PATHS)):
-                    pids = [os.getpid(), *every]
+                    mode, to = PATHS[name]
+                    enter(worlds[mode].client)
+                    pids = [os.getpid(), *worlds[mode].every]
                     before = {pid: used(pid) for pid in pids}
-                    count = max(1, work(PATHS[name], seconds))
+                    count = max(1, work(to, seconds))
                     spent = {pid: (used(pid) - before[pid]) / count * 1e6 for pid in pids}
                     if turn:  # the first warms up
                         rates[kind, name].append(count / seconds)
                         cost[kind, name].append(sum(spent.values()))
-                        part[kind, name].append(spent[relays[name]] if name in relays else 0.0)
-    finally:
-        for pid in every:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+                        part[kind, name].append(sum(spent[pid] for pid in worlds[mode].relays))
     for kind in KINDS:
         print(kind)
         for name in PATHS:
-            line = f"  {name:8}{statistics.median(rates[kind, name]):10.0f}/s"
-            for other in "direct", "dnat", "plain":
-                ratios = [a / b for a, b in zip(rates[kind, name], rates[kind, other], strict=True)]
-                line += f"  x {other}{quartiles(ratios)}"
-            costs = [b / a for a, b in zip(cost[kind, name], cost[kind, "dnat"], strict=True)]
-            line += f"  CPU {statistics.median(cost[kind, name]):.2f} us, dnat / this{quartiles(costs)}"
-            if name in relays:
-                less = [b / a for a, b in zip(part[kind, name], part[kind, "plain"], strict=True)]
-                line += f"; relay {statistics.median(part[kind, name]):.2f} us, plain / this{quartiles(less)}"
+            line = f"  {name:14}{statistics.median(rates[kind, name]):10.0f}/s"
+            line += f"   CPU {statistics.median(cost[kind, name]):6.2f} us"
+            if PATHS[name][0] != "nftables":
+                line += f", relay {statistics.median(part[kind, name]):6.2f}"
+            if name in BESIDE:
+                other = BESIDE[name]
+                line += f"   x {other}{ratios(rates, kind, name, other)}"
+                line += f"   its CPU / this{ratios(cost, kind, other, name)}"
+                line += f"   x plain{ratios(rates, kind, name, 'plain')}"
             print(line)
+
+
+def ratios(of: dict[tuple[str, str], list[float]], kind: str, one: str, other: str) -> str:
+    return quartiles([a / b for a, b in zip(of[kind, one], of[kind, other], strict=True)])
 
 
 if __name__ == "__main__":
