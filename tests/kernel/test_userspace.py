@@ -64,7 +64,7 @@ def test_workers_may_be_killed_one_by_one_and_nobody_is_refused(place: Place) ->
     place.way = WAYS["userspace"]
     place.say("service.json", service(type="NodePort", ports=PORTS))
     place.say("slice.json", {**endpoints(lab, ["a", "b"]), "ports": SERVED})
-    with place.run() as proxy:
+    with place.run("--kubeway-relay-workers=3") as proxy:
         proxy.wait_ready()
         floods = {
             "TCP": [
@@ -80,7 +80,7 @@ def test_workers_may_be_killed_one_by_one_and_nobody_is_refused(place: Place) ->
             return all(one.report().sent > count + 50 for one, count in zip(every, counts, strict=True))
 
         first = workers(lab.node.net)
-        assert first
+        assert len(first) == 3
         for number, victim in enumerate(first, 1):
             counts = [one.report().sent for one in every]
             until("they are served", served)
