@@ -228,8 +228,8 @@ def test_several_workers_need_a_kernel_that_can_hash(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(nft_plane, "probe_spreading", lambda: "no hash")
     monkeypatch.setattr(replies, "probe", lambda: "")
     monkeypatch.setattr(RelayPlane, "__init__", _never)
+    asked = Options(mode="userspace", relay_workers=2, steering="nft")
     with pytest.raises(Unsupported, match=r"^mode userspace: no hash$"):
-        asked = Options(mode="userspace", relay_workers=2, steering="nft")
         outfit.outfit(asked, Linker(), lambda record: None)
     with pytest.raises(AssertionError, match="it listens"):  # of one worker nobody has to be chosen
         outfit.outfit(Options(mode="userspace", relay_workers=1), Linker(), lambda record: None)

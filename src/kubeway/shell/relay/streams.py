@@ -129,6 +129,13 @@ class Streams:
             for stream in ready:
                 of[stream].obey(stream.come(self.loop.now))
 
+    def dismiss(self) -> None:
+        """Reset those that wait for an endpoint: nobody will tell of one here any more, and they may wait
+        with a successor."""
+        for connection in [*self.all]:
+            if connection.stream.state is State.WAITING:
+                connection.obey(connection.stream.shed())
+
     def count(self) -> None:
         """Put down with the ways what was carried until now."""
         for connection in self.all:

@@ -262,6 +262,7 @@ class Worker:
         now = self.loop.now
         if self._ends_at is None:
             self._stopped_at = now
+            self.streams.dismiss()
             self.datagrams.retire()
         self._ends_at = min(now + patience, inf if self._ends_at is None else self._ends_at)
         self.tick(now)
