@@ -59,7 +59,8 @@ async def main(wanted: dict[str, Any]) -> None:
         record=record,
     )
     tell(port=plane.ports()[0])
-    way = Way(tuple(Endpoint(LO, port) for port in wanted["endpoints"]), affinity=wanted.get("affinity", 0))
+    endpoints = tuple(Endpoint(LO, port) for port in wanted["endpoints"])
+    way = Way(endpoints, affinity=wanted.get("affinity", 0), hold=wanted.get("hold", 0))
     if wanted.get("waits"):
         await asyncio.to_thread(sys.stdin.readline)
     key = way_key("cluster", LO, TCP, plane.ports()[0])

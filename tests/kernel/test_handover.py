@@ -241,6 +241,21 @@ def test_one_client_comes_to_one_worker_after_it_too() -> None:
     played(story)
 
 
+def test_who_waits_for_an_endpoint_may_wait_with_the_successor() -> None:
+    async def story() -> None:
+        async with running(hold=60) as first:
+            reader, writer = await dial(first.port)
+            writer.write(b"ask\n")
+            async with running(await serve(named("b"))):
+                with pytest.raises(ConnectionResetError):
+                    await reader.readline()
+                assert await said(await dial(first.port)) == "b"
+                await gone(*first.workers)
+        assert end(led=False)
+
+    played(story)
+
+
 # --- without a control process --------------------------------------------------------------
 
 
@@ -517,8 +532,8 @@ else:
         with open("/proc/self/comm", "r") as file, sock.accept()[0] as who:
             hand = msgspec.msgpack.encode({"version": 7, "descriptors": 3, "led": False})
             rights = array.array("i", [file.fileno()] * 3)
-            who.sendmsg([hand], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
             with contextlib.suppress(OSError):
+                who.sendmsg([hand], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
                 who.recv(1)
 """
 

@@ -500,7 +500,7 @@ def test_who_has_a_successor_delivers_last_answers_and_hears_no_client(three: Th
             endpoint.settimeout(0.5)
             with pytest.raises(TimeoutError):
                 endpoint.recv(100)
-            until(lambda: relay.running.tell(lambda: relay.datagrams.open) == 0)
+            until(lambda: relay.count() == 0)
     finally:
         relay.close()
 

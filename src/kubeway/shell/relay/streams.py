@@ -130,7 +130,8 @@ class Streams:
                 of[stream].obey(stream.come(self.loop.now))
 
     def dismiss(self) -> None:
-        """No endpoint will come for those that wait for one."""
+        """Reset those that wait for an endpoint: nobody will tell of one here any more, and they may wait
+        with a successor."""
         for connection in [*self.all]:
             if connection.stream.state is State.WAITING:
                 connection.obey(connection.stream.shed())
