@@ -22,7 +22,8 @@ from random import Random
 
 import pytest
 
-from kubeway.planes.relay.objects import BALANCES, Endpoint, Way, way_key
+from kubeway.model.balances import BALANCES
+from kubeway.planes.relay.objects import Endpoint, Way, way_key
 from kubeway.program.program import Change
 from kubeway.shell.relay.listeners import Listening
 from kubeway.shell.relay.plane import RelayPlane
@@ -76,7 +77,7 @@ class Soak:
         names = [*sound, *trouble, rng.choice(NAMES[6:])]
         rng.shuffle(names)
         affinity, demote = rng.choice((0, 0, 5)), rng.random() < 0.5
-        await self.put(names, affinity=affinity, balance=rng.choice(BALANCES), demote=demote)
+        await self.put(names, affinity=affinity, balance=rng.choice(tuple(BALANCES)), demote=demote)
 
     # --- what is left -----------------------------------------------------------------------
 
