@@ -12,6 +12,7 @@ import pytest
 
 from kubeway.shell.leftovers import remove
 from kubeway.shell.ruleset import is_there
+from kubeway.shell.steering import choose
 from kubeway.shell.xtables_backend import detect
 from tests.kernel.netns import inside
 
@@ -47,6 +48,12 @@ def test_nothing_is_left(no_nf_tables: None) -> None:
 
 def test_iptables_is_legacy(no_nf_tables: None) -> None:
     assert inside(detect) == ("legacy", "this kernel has no nf_tables")
+
+
+def test_xtables_lead_to_the_relay(no_nf_tables: None) -> None:
+    chosen = inside(lambda: choose("auto"))
+    assert chosen.by == "xtables"
+    assert chosen.why.startswith("nftables ")
 
 
 def test_nf_tables_is_there_again() -> None:

@@ -27,6 +27,7 @@ from kubeway.lab.host import Host, LabError
 from tests.kernel.conftest import reason_to_skip
 from tests.kernel.play import NFTABLES, WAYS, Way
 from tests.kernel.privileges import ANYBODY, Given, as_anybody, as_root, in_the_container, in_the_unit
+from tests.kernel.remains import succeed_nobody
 from tests.kernel.test_leftovers import KUBE_PROXY, OTHERS
 from tests.kernel.workers import end_workers, workers
 from tests.test_deploy import CONFIG, FOR_LEGACY, FOR_USERSPACE, ROOT, container, overlay, pod
@@ -62,6 +63,7 @@ def host() -> Iterator[Host]:
         host.settle()
         host.ip(["link set lo up"])
         yield host
+        succeed_nobody(host)
     finally:
         end_workers(host.net)
         host.close()

@@ -588,6 +588,59 @@ def test_a_worker_that_is_killed_is_replaced_and_nobody_is_refused() -> None:
     played(story)
 
 
+def test_of_workers_killed_one_by_one_each_takes_but_its_own_connections() -> None:
+    async def story() -> None:
+        with relay(workers=3) as here:
+            await here.put(Way((await serve(named("a")), await serve(named("b")))))
+            served, stop = Counter[str](), False
+            lasting: dict[int, Streams] = {}
+            for number in range(30):
+                lasting[number] = await here.dial(f"127.0.4.{number + 1}")
+                assert (await lasting[number][0].readline()).decode()[:2] in ("a ", "b ")
+
+            async def alive(number: int) -> bool:
+                reader, writer = lasting[number]
+                try:
+                    writer.write(b"still\n")
+                    return await reader.readline() == b"still\n"
+                except ConnectionResetError:
+                    return False
+
+            async def client(number: int) -> None:
+                while not stop:
+                    try:
+                        # To be refused would raise here, and fail the test.
+                        served[await said(await here.dial(f"127.0.3.{number + 1}"))] += 1
+                    except ConnectionResetError:
+                        served["broken"] += 1
+
+            tasks = [asyncio.ensure_future(client(number)) for number in range(12)]  # noqa: TID251
+            victims = here.plane.processes
+            for victim in victims:
+                before = served.total()
+                await until(lambda b=before: served.total() > b + 100)  # type: ignore[misc]
+                os.kill(victim, signal.SIGKILL)
+                await until(lambda v=victim: v not in here.plane.processes)  # type: ignore[misc]
+                await until(lambda: len(here.plane.processes) == 3)
+                there = [*lasting]
+                gone = {number for number in there if not await alive(number)}
+                # Each worker had some; who is of another one has noticed nothing.
+                assert 0 < len(gone) < 30 if victim != victims[-1] else gone == set(there)
+                for number in gone:
+                    lasting.pop(number)[1].close()
+            assert not lasting
+            before = served.total()
+            await until(lambda: served.total() > before + 200)
+            stop = True
+            await asyncio.gather(*tasks)
+            assert set(served) <= {"a 127.0.0.1", "b 127.0.0.1", "", "broken"}
+            assert served["broken"] + served[""] <= 3 * 12
+            await opened(here, 0)
+            assert not set(victims) & set(here.plane.processes)
+
+    played(story)
+
+
 def test_a_worker_that_hangs_is_ended_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plane, "_ANSWER", 1.0)
     told: list[records.Record] = []
@@ -966,6 +1019,24 @@ def test_that_the_control_process_goes_after_it_said_so_is_no_trouble(
 
     played(story)
     assert capfd.readouterr().err == ""
+
+
+def test_with_patience_nobody_waits_for_an_endpoint_that_nobody_tells_of() -> None:
+    async def story() -> None:
+        alone = RelayPlane([Listening("cluster", False, LO, 0, transparent=False)])
+        (port,) = alone.ports()
+        await alone.write([Change("add", way_key("cluster", LO, TCP, port), None, Way((), hold=3600))])
+        (worker,) = alone.processes
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while not alone.sums().waiting:
+            await alone.ask(30.0)
+        alone.close(patience=3600)
+        with pytest.raises(ConnectionResetError):
+            await reader.read(1)
+        writer.close()
+        assert await asyncio.to_thread(os.waitpid, worker, 0) == (worker, 0)
+
+    played(story)
 
 
 CONTROL = """

@@ -20,6 +20,7 @@ from kubeway.model.node import FamilyView, NodeView
 from kubeway.modes.userspace import USERSPACE
 from kubeway.modes.userspace.layout import CLASSES, LISTEN, PORTS
 from kubeway.planes.link import KINDS as LINK_KINDS
+from kubeway.planes.nft.laws import lawful
 from kubeway.planes.nft.objects import KINDS as NFT_KINDS
 from kubeway.program.link import Linker
 from kubeway.program.plan import diff, steps
@@ -71,9 +72,17 @@ def shop(family: int) -> Forward:
     return Forward(name, family, ways, endpoints, (), usable=True, affinity=600)
 
 
-async def steer(relay: RelayPlane) -> None:
+LISTENING = [
+    Listening(one.list, not one.hidden, ip, PORTS[one], proto=proto)
+    for one in CLASSES
+    for ip in LISTEN.values()
+    for proto in (TCP, UDP)
+]
+
+
+async def steer(relay: RelayPlane, workers: int) -> None:
     """All that leads to the relay, and what it has to know, as the daemon writes it."""
-    view = NodeView(FamilyView(4), FamilyView(6), relayed=True, relay_workers=WORKERS)
+    view = NodeView(FamilyView(4), FamilyView(6), relayed=True, relay_workers=workers)
     linker = Linker()
     linker.update({(): USERSPACE.base(view)})
     linker.update({f: USERSPACE.fragment(shop(f), view) for f in (4, 6)})
@@ -82,7 +91,7 @@ async def steer(relay: RelayPlane) -> None:
     with closing(LinkPlane(part["link"])) as link, closing(NftPlane(program=part["nft"])) as nft:
         for step in steps(list(diff(link.read_now(), part["link"])), {"link": LINK_KINDS}):
             link.write_now(step.changes)
-        for step in steps(list(diff({}, part["nft"])), {"nft": NFT_KINDS}):
+        for step in steps(lawful(list(diff(nft.read_now(), part["nft"])), part["nft"]), {"nft": NFT_KINDS}):
             await nft.write(step.changes)
         assert nft.read_now() == part["nft"]
 
@@ -97,12 +106,6 @@ def test_this_kernel_can_hash() -> None:
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_a_client_meets_one_worker_whatever_it_asks_from(town: Three, family: int) -> None:
-    listening = [
-        Listening(one.list, not one.hidden, ip, PORTS[one], proto=proto)
-        for one in CLASSES
-        for ip in LISTEN.values()
-        for proto in (TCP, UDP)
-    ]
     node = NODE[family == 6]
     seen: dict[tuple[str, str], set[str]] = defaultdict(set)
     shown: set[tuple[str, int, str]] = set()
@@ -121,9 +124,9 @@ def test_a_client_meets_one_worker_whatever_it_asks_from(town: Three, family: in
             assert (data, source) == (name.encode(), vip)
 
     async def story(endpoints: dict[str, socket.socket]) -> None:
-        relay = RelayPlane(listening, workers=WORKERS)
+        relay = RelayPlane(LISTENING, workers=WORKERS)
         try:
-            await steer(relay)
+            await steer(relay, WORKERS)
             before = {pid: descriptors(pid) for pid in relay.processes}
             assert len(before) == WORKERS
             for me in CLIENTS[family]:
@@ -146,6 +149,49 @@ def test_a_client_meets_one_worker_whatever_it_asks_from(town: Three, family: in
             sock.close()
     assert {len(names) for names in seen.values()} == {1}
     assert len(set.union(*seen.values())) > 1
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 2), (2, 1)])
+def test_a_successor_with_more_workers_or_fewer_keeps_who_stays_where(
+    town: Three, before: int, after: int
+) -> None:
+    """Listeners of UDP are handed over, too, each with its port; and the rules follow."""
+    vip = KEPT[4]
+
+    def talk(me: str, endpoints: dict[str, socket.socket]) -> str:
+        with town.client.udp(me) as client:
+            client.sendto(b"who are you?", (vip, 53))
+            (name, one), peer = wait_for_one(endpoints)
+            one.sendto(b"me", peer)
+            assert client.recvfrom(100)[0] == b"me"
+            return name
+
+    async def story(endpoints: dict[str, socket.socket]) -> None:
+        name = f"kubeway-test-spread-{os.getpid()}-{before}-{after}"
+        old = RelayPlane(LISTENING, workers=before, name=name)
+        new: RelayPlane | None = None
+        try:
+            await steer(old, before)
+            stays = {me: await asyncio.to_thread(talk, me, endpoints) for me in CLIENTS[4]}
+            assert len(set(stays.values())) > 1
+            new = RelayPlane(LISTENING, workers=after, name=name)
+            await new.write(list(diff({}, await old.read())))
+            for step in ("by the rules of before", "by its own"):
+                for me, was in stays.items():
+                    assert await asyncio.to_thread(talk, me, endpoints) == was, (me, step)
+                await steer(new, after)
+        finally:
+            if new is not None:
+                new.close()
+            old.close()
+
+    endpoints = {ip: town.server.udp(ip, 5300) for ip in served(4)}
+    try:
+        with town.node.inside():
+            asyncio.run(story(endpoints))
+    finally:
+        for sock in endpoints.values():
+            sock.close()
 
 
 def wait_for_one(endpoints: dict[str, socket.socket]) -> tuple[tuple[str, socket.socket], tuple[str, int]]:

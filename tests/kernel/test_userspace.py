@@ -7,16 +7,25 @@ What all modes have in common is in the scenarios; a relay alone is test_relay's
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from kubeway.lab import addresses as at
-from tests.kernel.place import VIP, Place, endpoints, service
+from tests.kernel.place import VIP, Place, answered, endpoints, service, until
 from tests.kernel.play import WAYS
+from tests.kernel.workers import workers
 
 pytestmark = pytest.mark.kernel
+
+PORTS = [
+    {"name": "http", "port": 80, "targetPort": 8080, "nodePort": 30080},
+    {"name": "dns", "protocol": "UDP", "port": 80, "nodePort": 30080},
+]
+SERVED = [{"name": "http", "port": 8080}, {"name": "dns", "protocol": "UDP", "port": 8080}]
 
 # Connects from one port, again and again, to a server that ends first; prints what it got each time.
 AGAIN = """
@@ -48,6 +57,46 @@ def twins(place: Place, pods: list[str]) -> None:
         "endpoints": [{**one, "addresses": [at.twin(one["addresses"][0])]} for one in four["endpoints"]],
     }
     place.say("slices.json", four, six)
+
+
+def test_workers_may_be_killed_one_by_one_and_nobody_is_refused(place: Place) -> None:
+    lab = place.lab
+    place.way = WAYS["userspace"]
+    place.say("service.json", service(type="NodePort", ports=PORTS))
+    place.say("slice.json", {**endpoints(lab, ["a", "b"]), "ports": SERVED})
+    with place.run() as proxy:
+        proxy.wait_ready()
+        floods = {
+            "TCP": [
+                lab.host("outside").flood(VIP, 80, wait=60),
+                lab.host("pod/client").flood(VIP, 80, wait=60),
+            ],
+            "UDP": [lab.host("outside").flood(at.NODE, 30080, "UDP", wait=10)],
+        }
+        every = [one for some in floods.values() for one in some]
+
+        def served() -> bool:
+            """More than before, whichever way."""
+            return all(one.report().sent > count + 50 for one, count in zip(every, counts, strict=True))
+
+        first = workers(lab.node.net)
+        assert first
+        for number, victim in enumerate(first, 1):
+            counts = [one.report().sent for one in every]
+            until("they are served", served)
+            os.kill(victim, signal.SIGKILL)
+            until("it is told", lambda n=number: proxy.log.count("killed by signal 9") == n)  # type: ignore[misc]
+            counts = [one.report().sent for one in every]
+            until("they are served again", served)
+        assert len(workers(lab.node.net)) == len(first)
+        assert not set(workers(lab.node.net)) & set(first)
+        assert answered(lab) == {"a", "b"}
+        for proto, some in floods.items():
+            for tally in [one.stop() for one in some]:
+                # What two clients each had asked of the one that was killed; of UDP nobody tells.
+                allowed = {"timeout"} if proto == "UDP" else set[str]()
+                assert all(kind in allowed or kind.startswith("failed: ") for kind in tally.lost), tally
+                assert sum(tally.lost.values()) <= 2 * len(first), tally
 
 
 @pytest.mark.parametrize("family", [4, 6])

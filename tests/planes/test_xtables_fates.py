@@ -16,9 +16,12 @@ from kubeway.planes.xtables.fates import Memory, fates
 from kubeway.planes.xtables.objects import (
     Accept,
     AddrType,
+    Answering,
     Balanced,
     Chain,
     Comment,
+    ConnMark,
+    ConnMarkXset,
     CtState,
     Destination,
     Dnat,
@@ -35,6 +38,7 @@ from kubeway.planes.xtables.objects import (
     MarkXset,
     Masquerade,
     Match,
+    Opening,
     Protocol,
     Random,
     Recent,
@@ -46,6 +50,8 @@ from kubeway.planes.xtables.objects import (
     Source,
     TableName,
     Target,
+    Tproxy,
+    Transparent,
     branch_key,
     chain_key,
     jump_key,
@@ -694,3 +700,68 @@ def test_who_was_sent_on_by_a_balancer_is_known_by_it() -> None:
     for asked, kind in ((Balanced(), "drop"), (Balanced(invert=True), "endpoint")):
         (fate,) = fates(at("filter", "OUTPUT", rule(Drop(), asked)), sent(), HERE, balancer=ONE)
         assert fate.verdict == kind
+
+
+# --- handed to a listener -----------------------------------------------------------
+
+HOME = 0x2000
+TAKEN = {endpoint(PODS[0]): Fraction(1, 3), endpoint(PODS[1]): Fraction(2, 3)}
+HAND = Tproxy(parse_ip("127.0.0.1"), 10801, HOME, HOME)
+
+
+def relayed(objects: Objects, packet: Packet, homing: int = HOME) -> dict[Fate, Fraction]:
+    def relay(port: int) -> dict[Fate, Fraction]:
+        assert port == 10801
+        return TAKEN
+
+    return dict(fates(objects, packet, frozenset({NODE}), homing=homing, relay=relay))
+
+
+def test_a_listener_sends_on_what_is_handed_to_it_and_routed_here() -> None:
+    objects = at("mangle", "PREROUTING", rule(HAND, Protocol(TCP)), rule(Drop()))
+    assert relayed(objects, coming()) == TAKEN
+    assert relayed(objects, coming(), homing=0) == {PASS: 1}
+    assert relayed(objects, Packet(CLIENT, VIP, UDP, 53, "eth0")) == {DROP: 1}
+
+
+def test_what_is_handed_over_meets_the_rules_of_input() -> None:
+    objects = at("mangle", "PREROUTING", rule(HAND, Protocol(TCP)))
+    shut = at("filter", "INPUT", rule(Drop(), Mark(HOME, HOME)))
+    assert relayed({**objects, **shut}, coming()) == {DROP: 1}
+    assert relayed({**objects, **at("filter", "FORWARD", rule(Drop()))}, coming()) == TAKEN
+
+
+def test_what_this_node_sends_with_the_mark_comes_in_by_loopback() -> None:
+    objects = at("mangle", "OUTPUT", rule(MarkXset(HOME, HOME)))
+    handing = at("mangle", "PREROUTING", rule(HAND, Protocol(TCP), InInterface("lo")))
+    assert relayed({**objects, **handing}, sent()) == TAKEN
+    assert relayed(handing, sent()) == {PASS: 1}
+
+
+def test_nobody_can_say_who_listens_where_nobody_is_asked() -> None:
+    objects = at("mangle", "PREROUTING", rule(HAND, Protocol(TCP)))
+    with pytest.raises(Unknowable, match="nobody says who listens at port 10801"):
+        fates(objects, coming(), frozenset({NODE}), homing=HOME)
+
+
+def test_a_flows_mark_is_seen_at_later_hooks() -> None:
+    for shift, seen in (((HOME, HOME), True), ((HOME, 0x1000), True), ((0x1000, 0x1000), False)):
+        objects = {
+            **at("mangle", "PREROUTING", rule(ConnMarkXset(*shift))),
+            **at("filter", "FORWARD", rule(Drop(), ConnMark(HOME, HOME))),
+        }
+        assert end(objects, coming()) == (DROP if seen else PASS)
+        objects |= at("filter", "FORWARD", rule(Drop(), ConnMark(HOME, HOME, invert=True)))
+        assert end(objects, coming()) == (PASS if seen else DROP)
+
+
+@pytest.mark.parametrize("match", [Answering(), Transparent(), Opening(invert=True)])
+def test_the_first_packet_of_a_flow_is_no_answer_and_of_no_connection(match: Match) -> None:
+    objects = at("mangle", "PREROUTING", rule(Drop(), Protocol(TCP), match))
+    assert end(objects, coming()) == PASS
+
+
+def test_of_tcp_it_opens_a_connection() -> None:
+    objects = at("mangle", "PREROUTING", rule(Drop(), Opening()))
+    assert end(objects, coming()) == DROP
+    assert end(objects, Packet(CLIENT, VIP, UDP, 53, "eth0")) == PASS

@@ -63,7 +63,7 @@ def remove(keep: frozenset[str] = frozenset(), *, everybodys: bool) -> list[str]
         try:
             # Once nothing leads to them. If a daemon kept them, it may have repaired its rules meanwhile.
             for what in _relay(led=bool(keep)):
-                again = (_HOLDERS[holder](everybodys) for holder in ("nft", "steering") if holder not in keep)
+                again = (_HOLDERS[holder](everybodys) for holder in _LEADING if holder not in keep)
                 removed += [what, *(rule for rules in again for rule in rules if rule not in removed)]
         except KubewayError as error:
             problems.append(f"relay: {error}")
@@ -206,6 +206,8 @@ _HOLDERS: Final[Mapping[str, Callable[[bool], Iterator[str]]]] = {
     "relay sets": _relay_sets,
     "steering": _steering,
 }
+_LEADING: Final = ("nft", "legacy", "relay sets", "steering")
+"""Those that may lead to the relay."""
 _IN_NF_TABLES: Final = frozenset({"nft", "kube-proxy", "nf_tables"})
 
 

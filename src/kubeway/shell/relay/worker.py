@@ -256,13 +256,14 @@ class Worker:
     def stop(self, patience: float) -> None:
         """Take nobody any more; end with the last connection, or after so many seconds.
 
-        UDP sessions end with the last of their answers, or with the time that endpoints have which left.
+        UDP sessions end with the last of their answers, or with the time that endpoints have which left. Who
+        waits for an endpoint is let go: nobody tells of one any more.
         """
         self.close_listeners()
+        self.streams.dismiss()
         now = self.loop.now
         if self._ends_at is None:
             self._stopped_at = now
-            self.streams.dismiss()
             self.datagrams.retire()
         self._ends_at = min(now + patience, inf if self._ends_at is None else self._ends_at)
         self.tick(now)
