@@ -130,8 +130,7 @@ class Streams:
                 of[stream].obey(stream.come(self.loop.now))
 
     def dismiss(self) -> None:
-        """Reset those that wait for an endpoint: nobody will tell of one here any more, and they may wait
-        with a successor."""
+        """No endpoint will come here for those that wait for one; they may wait with a successor."""
         for connection in [*self.all]:
             if connection.stream.state is State.WAITING:
                 connection.obey(connection.stream.shed())
