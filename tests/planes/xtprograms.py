@@ -355,6 +355,9 @@ def rules(draw: st.DrawFn, family: o.Family, table: o.TableName, chains: Sequenc
         matches.append(o.InInterface(draw(interfaces), draw(st.booleans()), draw(st.booleans())))
     proto = draw(st.none() | protos)
     inner = draw(st.lists(inner_matches | in_sets(family), max_size=3))
+    # iptables takes two matches with options of one name for each other if there are more than two.
+    marked = [one for one in inner if isinstance(one, (o.Mark, o.ConnMark))]
+    inner = [one for one in inner if one not in marked[1:]]
     if draw(st.booleans()):
         inner.append(draw(recents))
     if proto is not None:
