@@ -5,14 +5,15 @@ UDP through userspace mode beside the same through nftables mode (DNAT), and dir
 
 A client, a node and a server in namespaces of their own, one set for each mode, in which kubeway itself runs,
 with one worker; all are up all the time. Paths: `direct` (routed); `dnat` and `relay`, a pod to a ClusterIP,
-its address seen by the endpoint; `dnat-masq` and `relay-hidden`, the same to an external IP, with the node's
-address; `plain`, a relay that takes no trains, with the fewest rules that lead to it. Each round measures
-them in random order; what counts is the median over rounds of their ratios, with quartiles.
+its address seen by the endpoint; `relay-2`, the same with two workers; `dnat-masq` and `relay-hidden`, the
+same to an external IP, with the node's address; `plain`, a relay that takes no trains, with the fewest rules
+that lead to it. Each round measures them in random order; what counts is the median over rounds of their
+ratios, with quartiles.
 
     one     one client, one request at a time: requests per second
-    many    32 clients, one request each at a time
+    many    32 clients of an address each, one request each at a time
     new     each request from a new port, as names are looked up: a session each
-    trains  32 datagrams of 1200 bytes at a time, sent and answered with UDP_SEGMENT
+    trains  128 datagrams of 1200 bytes at a time, sent 32 by 32 and answered with UDP_SEGMENT
 
 With each the CPU microseconds that an answer costs all who take part, and of these the relay. That hardly
 depends on what else the machine does, while a path with one process more suffers more from it. Client and
@@ -55,15 +56,18 @@ PATHS: Final = {
     "direct": ("nftables", SERVER),
     "dnat": ("nftables", CLUSTER_IP),
     "relay": ("userspace", CLUSTER_IP),
+    "relay-2": ("userspace-2", CLUSTER_IP),
     "dnat-masq": ("nftables", EXTERNAL_IP),
     "relay-hidden": ("userspace", EXTERNAL_IP),
     "plain": ("plain", CLUSTER_IP),
 }
 """Through which node, and where to."""
-BESIDE: Final = {"relay": "dnat", "relay-hidden": "dnat-masq"}
+BESIDE: Final = {"relay": "dnat", "relay-2": "dnat", "relay-hidden": "dnat-masq"}
+WORKERS: Final = {"nftables": 1, "userspace": 1, "userspace-2": 2}
 CLIENTS: Final = 32
 SIZE: Final = 1200
 TRAIN: Final = bytes(SIZE) * 32
+AT_ONCE: Final = 4  # trains
 MOST: Final = 1024
 """Sessions of a relay: those of `new` have their end in the measurement, too."""
 
@@ -162,7 +166,8 @@ def daemon(stack: ExitStack, mode: str) -> list[int]:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     (folder / "echo.json").write_text(manifest())
     words = f"-m kubeway run --manifests {folder} --hostname-override bench --cluster-cidr 10.191.0.0/24"
-    words += f" --proxy-mode {mode} --kubeway-relay-workers 1 --metrics-bind-address="
+    words += f" --proxy-mode {mode.partition('-')[0]} --kubeway-relay-workers {WORKERS[mode]}"
+    words += " --metrics-bind-address="
     process = Popen([sys.executable, *words.split()], stderr=DEVNULL)
     stack.callback(process.wait)
     stack.callback(process.kill)
@@ -174,7 +179,7 @@ def daemon(stack: ExitStack, mode: str) -> list[int]:
             sys.exit(f"kubeway in {mode} mode ended with {process.returncode}")
         time.sleep(0.05)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    for pid in children:
+    for pid in children:  # they outlive it
         stack.callback(os.kill, int(pid), signal.SIGKILL)
     return [int(pid) for pid in children]
 
@@ -187,8 +192,9 @@ def used(pid: int) -> float:
 # --- what is measured --------------------------------------------------------------------
 
 
-def client(to: tuple[str, int] | None = None) -> socket.socket:
+def client(to: tuple[str, int] | None = None, number: int = 0) -> socket.socket:
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind((f"10.191.0.{2 + number}", 0))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 300_000))
     if to is not None:
         sock.connect(to)
@@ -197,7 +203,7 @@ def client(to: tuple[str, int] | None = None) -> socket.socket:
 
 def one(to: str, seconds: float, clients: int = 1) -> int:
     """How many requests were answered."""
-    socks = [client((to, ECHO)) for _ in range(clients)]
+    socks = [client((to, ECHO), number) for number in range(clients)]
     data, buffer = b"x" * 64, bytearray(2048)
     pairs = [(sock.send, sock.recv_into) for sock in socks]
     count, end = 0, time.perf_counter() + seconds
@@ -237,8 +243,9 @@ def trains(to: str, seconds: float) -> int:
     buffer = bytearray(1 << 16)
     got, end = 0, time.perf_counter() + seconds
     while time.perf_counter() < end:
-        sock.sendmsg([TRAIN], [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", SIZE))])
-        left = len(TRAIN)
+        for _ in range(AT_ONCE):
+            sock.sendmsg([TRAIN], [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", SIZE))])
+        left = len(TRAIN) * AT_ONCE
         while left > 0:
             try:
                 n = sock.recv_into(buffer)
@@ -276,7 +283,7 @@ def world(stack: ExitStack, mode: str) -> World:
     there = namespace()
     ip(
         f"link add eth0 type veth peer name front netns {path(node)}",
-        "addr add 10.191.0.2/24 dev eth0",
+        *(f"addr add 10.191.0.{2 + number}/24 dev eth0" for number in range(CLIENTS)),
         "link set eth0 up",
         "route add default via 10.191.0.1",
     )
@@ -310,7 +317,7 @@ def main(rounds: int = 7, seconds: float = 0.3) -> None:
     cost: dict[tuple[str, str], list[float]] = defaultdict(list)
     part: dict[tuple[str, str], list[float]] = defaultdict(list)
     with ExitStack() as stack:
-        worlds = {mode: world(stack, mode) for mode in ("nftables", "userspace", "plain")}
+        worlds = {mode: world(stack, mode) for mode in (*WORKERS, "plain")}
         time.sleep(0.5)
         for turn in range(rounds + 1):
             for kind, work in KINDS.items():
