@@ -47,6 +47,7 @@ TOLD: Final = CMSG_SPACE(28) + CMSG_SPACE(4)
 Told = list[tuple[int, int, bytes]]
 
 _WAITING: Final = 4 << 20  # bytes of datagrams not yet read: all clients' come by one socket
+_ANSWERS: Final = 1 << 20  # the same of one session: as much as a sender may have under way at once
 _UDP: Final = SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC
 
 
@@ -91,6 +92,7 @@ def between(af: int, here: Any, there: Any, foreign: bool = True, mark: int = 0)
             _transparent(sock)
         if here[1]:
             sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+        sock.setsockopt(SOL_SOCKET, SO_RCVBUFFORCE, _ANSWERS)
         sock.bind(here)
         sock.connect(there)
     except BaseException:
