@@ -20,8 +20,9 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from bench import kubeproxy
 from bench.pipeline import load
@@ -40,6 +41,7 @@ PORT: Final = 8080
 _WARM: Final = 20
 _STRANGER: Final = "10.128.255.1"
 """An address where the server listens and no Service leads."""
+T = TypeVar("T")
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
@@ -75,10 +77,11 @@ def path(held: int) -> str:
     return f"/proc/{os.getpid()}/fd/{held}"
 
 
-def triple() -> tuple[int, int, socket.socket]:
-    """A client, a node and what listens on a server that has all the endpoints' addresses."""
+def triple(serve: Callable[[], T]) -> tuple[int, int, T]:
+    """A client, a node, in whose namespace this thread is then, and what `serve` made on a server that has
+    all the endpoints' addresses. It has to hold the server's namespace."""
     node, client = namespace(), namespace()
-    unshare(CLONE_NEWNET)  # the server's, which its listening socket holds
+    unshare(CLONE_NEWNET)
     ip(
         f"link add eth0 type veth peer name back netns {path(node)}",
         "addr add 10.190.0.2/24 dev eth0",
@@ -86,7 +89,7 @@ def triple() -> tuple[int, int, socket.socket]:
         "route add default via 10.190.0.1",
         "route add local 10.128.0.0/16 dev lo",
     )
-    listener = socket.create_server(("", PORT), backlog=64)
+    served = serve()
     enter(client)
     ip(
         f"link add eth0 type veth peer name front netns {path(node)}",
@@ -103,7 +106,7 @@ def triple() -> tuple[int, int, socket.socket]:
         "route add 10.128.0.0/16 via 10.190.0.2",
     )
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
-    return client, node, listener
+    return client, node, served
 
 
 # --- rules -----------------------------------------------------------------------------
@@ -143,7 +146,7 @@ def behind_set(backend: str, compiler: Compiler) -> None:
 def place(backend: str, shape: str, which: str, world: str) -> Place:
     compiler = compiler_of(store := load(Path(world)))
     compiler.update(store.snapshot(), ())
-    client, node, listener = triple()
+    client, node, listener = triple(lambda: socket.create_server(("", PORT), backlog=64))
     shape, _, behind = shape.partition("-")
     objects = program(shape, compiler)
     plane = PLANES[backend](lambda key: None, objects)

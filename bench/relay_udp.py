@@ -40,7 +40,7 @@ from subprocess import DEVNULL, Popen, run
 from typing import Final, NamedTuple
 from urllib.request import urlopen
 
-from bench.connects import enter, ip, namespace, path
+from bench.connects import enter, ip, triple
 from kubeway.planes.relay.datagram import Sessions
 from kubeway.planes.relay.entrance import Entrance
 from kubeway.planes.relay.objects import Endpoint, Way
@@ -272,36 +272,16 @@ class World(NamedTuple):
 
 
 def world(stack: ExitStack, mode: str) -> World:
-    node, server = namespace(), namespace()
-    ip(
-        f"link add eth0 type veth peer name back netns {path(node)}",
-        f"addr add {SERVER}/24 dev eth0",
-        "link set eth0 up",
-        "route add default via 10.190.0.1",
-    )
-    every = [process(stack, echo), process(stack, echo_trains)]
-    there = namespace()
-    ip(
-        f"link add eth0 type veth peer name front netns {path(node)}",
-        *(f"addr add 10.191.0.{2 + number}/24 dev eth0" for number in range(CLIENTS)),
-        "link set eth0 up",
-        "route add default via 10.191.0.1",
-    )
+    there, node, every = triple(lambda: [process(stack, echo), process(stack, echo_trains)])
+    enter(there)
+    ip(*(f"addr add 10.191.0.{2 + number}/24 dev eth0" for number in range(1, CLIENTS)))
     enter(node)
-    ip(
-        "addr add 10.191.0.1/24 dev front",
-        "addr add 10.190.0.1/24 dev back",
-        "link set front up",
-        "link set back up",
-    )
-    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
     if mode == "plain":
         ip("rule add fwmark 1 lookup 100", "route add local default dev lo table 100")
         run(["nft", "-f", "-"], input=RULES, text=True, check=True)
         relays = [process(stack, plain)]
     else:
         relays = daemon(stack, mode)
-    os.close(server)
     return World(there, [*every, *relays], relays)
 
 

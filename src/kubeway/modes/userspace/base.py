@@ -13,8 +13,6 @@ from kubeway.model.node import FamilyView, NodeView
 from kubeway.modes.maps import doors
 from kubeway.modes.maps.layout import NODE_PORT_FRONT, Words
 from kubeway.modes.userspace.layout import (
-    CLASS_MASK,
-    CLASS_SIGN,
     CLASSES,
     LISTEN,
     NOBODY,
@@ -257,6 +255,3 @@ def chain_of(external: bool, by_local: bool, anybody_here: bool) -> str:
     if not by_local:
         return HIDDEN.chain
     return "external-local" if anybody_here else "external-local-nobody"
-
-
-assert CLASS_SIGN & CLASS_MASK == CLASS_SIGN

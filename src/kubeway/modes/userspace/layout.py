@@ -56,7 +56,6 @@ NOBODY: Final[dict[int, Ip]] = {V4: parse_ip("192.0.0.8"), V6: parse_ip("100::1"
 # The class of a packet, in its priority: 0xb in the highest four bits tells it from priorities that others
 # set.
 CLASS_SIGN: Final = 0xB0000000
-CLASS_MASK: Final = 0xF0000000
 PRIORITIES: Final = {one: CLASS_SIGN | number + 1 for number, one in enumerate(CLASSES)}
 
 

@@ -64,7 +64,7 @@ def listen(place: Any, af: int) -> socket:
     """
     sock = socket(af, _UDP, IPPROTO_UDP)
     try:
-        _transparent(sock)
+        transparent(sock)
         if af == AF_INET:
             sock.setsockopt(IPPROTO_IP, IP_RECVORIGDSTADDR, 1)
         else:
@@ -89,7 +89,7 @@ def between(af: int, here: Any, there: Any, foreign: bool = True, mark: int = 0)
         if mark:
             sock.setsockopt(SOL_SOCKET, SO_MARK, mark)
         if foreign:
-            _transparent(sock)
+            transparent(sock)
         if here[1]:
             sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
         sock.setsockopt(SOL_SOCKET, SO_RCVBUFFORCE, _ANSWERS)
@@ -101,7 +101,8 @@ def between(af: int, here: Any, there: Any, foreign: bool = True, mark: int = 0)
     return sock
 
 
-def _transparent(sock: socket) -> None:
+def transparent(sock: socket) -> None:
+    """Have it speak for addresses that are not the node's, too (CAP_NET_ADMIN). Of any protocol."""
     if sock.family == AF_INET:
         sock.setsockopt(IPPROTO_IP, IP_TRANSPARENT, 1)
     else:
