@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+from ast import literal_eval
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from kubeway import records
 from kubeway.errors import Lost, Refused
 from kubeway.planes.relay.entrance import Tally
 from kubeway.planes.relay.objects import Endpoint, Way, way_key
+from kubeway.planes.relay.ports import PORTS
 from kubeway.planes.relay.stream import RUNGS, Limits
 from kubeway.program.program import Change
 from kubeway.shell.relay import plane
@@ -435,6 +437,53 @@ def test_whom_the_endpoint_sees(keeps: bool, seen: str) -> None:
         with relay(1, keeps) as here:
             await here.put(Way((await serve(named("a")),)))
             assert await said(await here.dial("127.0.0.5")) == f"a {seen}"
+
+    played(story)
+
+
+def test_a_client_may_connect_more_often_in_a_minute_than_there_are_ports() -> None:
+    """It ends first, so the kernel has each in mind for a minute. And no port is one that a client has."""
+    seen: list[int] = []
+
+    async def whom(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(writer.get_extra_info("peername")[1])
+        writer.write(b"well?\n")
+        await reader.read()
+
+    async def story() -> None:
+        with relay(1, True) as here:
+            await here.put(Way((await serve(whom),)))
+            many = len(PORTS) + 200
+
+            async def client(count: int) -> None:
+                for _ in range(count):
+                    assert await said(await here.dial("127.0.0.5")) == "well?"
+
+            await asyncio.gather(*(client(many // 8) for _ in range(8)))
+            assert len(seen) == many
+            assert {*seen} == {*PORTS}
+
+    played(story)
+
+
+def test_ports_that_somebody_on_the_node_has_are_no_hindrance() -> None:
+    async def story() -> None:
+        async def whom(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(f"{writer.get_extra_info('peername')}\n".encode())
+
+        taken = [socket.socket() for _ in PORTS]
+        try:
+            for sock, port in zip(taken, PORTS, strict=True):
+                sock.bind(("", port))
+            with relay(1, True) as here:
+                await here.put(Way((await serve(whom),)))
+                for _ in range(3):
+                    ip, port = literal_eval(await said(await here.dial("127.0.0.5")))
+                    assert ip == "127.0.0.5"
+                    assert port not in PORTS
+        finally:
+            for sock in taken:
+                sock.close()
 
     played(story)
 

@@ -14,9 +14,10 @@ from struct import pack
 
 import pytest
 
-from kubeway.planes.relay.datagram import FIRST, PORTS, Sessions
+from kubeway.planes.relay.datagram import FIRST, Sessions
 from kubeway.planes.relay.entrance import Entrance
 from kubeway.planes.relay.objects import ANY, Endpoint, Way, way_key
+from kubeway.planes.relay.ports import PORTS
 from kubeway.program.program import Change
 from kubeway.shell.relay.datagrams import Datagrams, Listener, Ways
 from kubeway.shell.relay.listeners import Listening

@@ -37,8 +37,6 @@ SOME = {
 
 def played() -> Iterator[tuple[Path, str]]:
     everything = os.environ.get("KUBEWAY_SCENARIOS") == "all"
-    # One way after the other: endpoints remember connections of the relay's for a minute, and clients may use
-    # their ports again.
     for way in WAYS:
         for path in FILES:
             if everything or path.stem in SOME.get(way, {path.stem}):

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from kubeway.model.links import Neighbours
-from kubeway.planes.relay.datagram import PORTS, Session, Sessions
+from kubeway.planes.relay.datagram import Session, Sessions
 from kubeway.planes.relay.entrance import Entrance
 from kubeway.planes.relay.objects import Endpoint, Way
+from kubeway.planes.relay.ports import PORTS
 from kubeway.values import Ip, host_prefix
 
 ENDPOINTS = tuple(Endpoint(Ip(bytes((10, 244, 0, n))), 53) for n in range(1, 6))

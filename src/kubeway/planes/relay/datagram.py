@@ -30,6 +30,7 @@ from typing import Any, Final
 from kubeway.machines.pacer import Rng
 from kubeway.planes.relay.entrance import Entrance
 from kubeway.planes.relay.objects import Endpoint, sees
+from kubeway.planes.relay.ports import PORTS
 from kubeway.values import Ip
 
 MOST: Final = 65_536
@@ -41,19 +42,9 @@ IDLE: Final = 120.0
 net/netfilter/nf_conntrack_proto_udp.c), so that a client sees no other pauses here than in nftables mode."""
 
 
-PORTS: Final = range(61_000, 65_536)
-"""The ports that endpoints see, and not the client's own.
-
-A session's answers are known by address and port alone. A client that asks the endpoint itself, too, from
-the same port, would have its answers taken for the Service's. (Connection tracking finds that out and gives
-one of them another port, nf_nat_used_tuple in net/netfilter/nf_nat_core.c; we do not see what passes us by.)
-These ports are none that Linux gives to who asks for any (net.ipv4.ip_local_port_range), so hardly a client
-has one of them; nor does the node want for ports because of sessions. Linux itself masqueraded by them,
-before it had connection tracking."""
-
 TURNS: Final = 4
-"""The ports are shared out to carriers that come after each other: the sessions of one that has handed over
-wait for their last answers yet, and no two may look the same to an endpoint."""
+"""Ports are shared out to carriers that come after each other: the sessions of one that has handed over wait
+for their last answers yet, and no two may look the same to an endpoint."""
 
 _PROBES: Final = 64
 
@@ -98,8 +89,8 @@ class Sessions:
 
     `most`: how many there may be. `first`: how long a session is kept for an answer; long, as who answers may
     have to ask others first, and an answer without a session is lost. `idle`: how long one is kept of
-    which both have spoken. `ports`: of several carriers in one network namespace each has its own, as PORTS
-    says what for; the kernel lets two take the same.
+    which both have spoken. `ports`: that endpoints see; of several carriers in one network namespace each has
+    its own, as the kernel lets two take the same.
     """
 
     def __init__(

@@ -18,6 +18,7 @@ from _socket import (
     SHUT_WR,
     SO_KEEPALIVE,
     SO_MARK,
+    SO_REUSEADDR,
     SOCK_CLOEXEC,
     SOCK_NONBLOCK,
     SOCK_STREAM,
@@ -41,6 +42,7 @@ from typing import Final
 from kubeway.machines.pacer import Rng
 from kubeway.planes.relay.entrance import Entrance
 from kubeway.planes.relay.objects import ANY, Endpoint
+from kubeway.planes.relay.ports import Turn
 from kubeway.planes.relay.stream import CLOSE, JOIN, WAIT, Command, Connect, HalfClose, Limits, State, Stream
 from kubeway.shell.relay.carry import NO_SIDE, Side, reset_on_close
 from kubeway.shell.relay.loop import BOTH, LEVEL, READ, Handler, Loop
@@ -64,6 +66,7 @@ _SOON: Final = 0.3  # seconds, the least
 _SELDOM: Final = 60.0  # and the most
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _GONE: Final = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EINTR, errno.EPERM})
+_NO_PORT: Final = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL})
 _PAUSE: Final = 0.1  # seconds for which nobody is taken when nobody can be
 _SHED_SHARE: Final = 32  # one of so many connections is let go when there are no descriptors left
 _SHED_IDLE: Final = 1.0  # seconds; none that moved later is
@@ -85,6 +88,7 @@ class Streams:
 
     def __init__(self, loop: Loop, rng: Rng, limits: Limits, mark: int = 0) -> None:
         self.loop, self.rng, self.limits, self.mark = loop, rng, limits, mark
+        self.turn = Turn(rng)
         self.pipes = Pipes()
         self.all: set[Connection] = set()
         self.shed = 0
@@ -332,21 +336,16 @@ class Connection:
                 streams.loop.again(partial(self._connect_again, command))
                 return True
             return False
+        now, port = streams.loop.now, 0
         try:
-            if streams.mark:
-                sock.setsockopt(SOL_SOCKET, SO_MARK, streams.mark)
             if command.as_client:
-                if family == AF_INET:
-                    sock.setsockopt(IPPROTO_IP, IP_TRANSPARENT, 1)
-                else:
-                    sock.setsockopt(IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
-                # The port is chosen with the connect, so that it need be free towards that endpoint only.
-                sock.setsockopt(IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
-                sock.bind((self._address, 0))
-            # The acknowledgement of the endpoint's greeting goes with the client's first bytes, which mostly
-            # wait already, and not in a packet of its own (tcp_rcv_synsent_state_process).
-            sock.setsockopt(IPPROTO_TCP, TCP_QUICKACK, 0)
-            number = sock.connect_ex(streams.place(endpoint))
+                port = streams.turn.take(self._address, endpoint, now)
+            number = self._dial(sock, command, port)
+            if port and number in _NO_PORT:
+                sock.close()
+                streams.turn.refused(self._address, endpoint, now)
+                sock = socket(family, _STREAM)
+                number = self._dial(sock, command, 0)
         except OSError:
             sock.close()
             return False
@@ -357,6 +356,32 @@ class Connection:
         self._endpoint.waited, self._endpoint.prompt = True, False
         streams.loop.watch(self._endpoint.fd, self._tried, BOTH)
         return True
+
+    def _dial(self, sock: socket, command: Connect, port: int) -> int:
+        """Connect it, from this port if the endpoint sees the client, from any if that is 0. What
+        `connect_ex` returns, and `bind` would."""
+        streams = self._streams
+        if streams.mark:
+            sock.setsockopt(SOL_SOCKET, SO_MARK, streams.mark)
+        if command.as_client:
+            if sock.family == AF_INET:
+                sock.setsockopt(IPPROTO_IP, IP_TRANSPARENT, 1)
+            else:
+                sock.setsockopt(IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+            if port:
+                # Others may have the port, as long as they have it towards another endpoint.
+                sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+            else:
+                # It is chosen with the connect, so that it need be free towards that endpoint only.
+                sock.setsockopt(IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+            try:
+                sock.bind((self._address, port))
+            except OSError as error:
+                return error.errno or errno.EIO
+        # The acknowledgement of the endpoint's greeting goes with the client's first bytes, which mostly
+        # wait already, and not in a packet of its own (tcp_rcv_synsent_state_process).
+        sock.setsockopt(IPPROTO_TCP, TCP_QUICKACK, 0)
+        return sock.connect_ex(streams.place(command.endpoint))
 
     def _connect_again(self, command: Connect) -> None:
         if self._endpoint is None and self.stream.state is State.TRYING and not self._connect(command):

@@ -28,9 +28,10 @@ from random import Random
 from select import EPOLLOUT
 from typing import Final
 
-from kubeway.planes.relay.datagram import MOST, PORTS, TURNS, Sessions
+from kubeway.planes.relay.datagram import MOST, TURNS, Sessions
 from kubeway.planes.relay.entrance import Entrance, Tally
 from kubeway.planes.relay.objects import Endpoint, Way
+from kubeway.planes.relay.ports import PORTS
 from kubeway.shell.relay import datagrams
 from kubeway.shell.relay.datagrams import Datagrams, Line
 from kubeway.shell.relay.loop import LEVEL, Handler, Loop
