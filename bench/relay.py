@@ -1,7 +1,7 @@
 """
 The relay beside HAProxy in TCP mode, and beside no proxy at all.
 
-    python -m bench.relay [ROUNDS [SECONDS]]
+    python -m bench.relay [ROUNDS [SECONDS [CONGESTION]]]
 
 One worker and one HAProxy thread with forced splicing, both up all the time, in a network namespace with
 nothing but loopback. Each round measures direct, haproxy and relay, and relay-keeps, which connects from the
@@ -20,6 +20,9 @@ Needs root, haproxy, wrk and iperf3, which `make system` does not fetch, as noth
     apt-get install --no-install-recommends haproxy wrk iperf3
 
 HAProxy serves the requests, too (another process).
+
+CONGESTION: TCP's congestion control, else reno. That of the machine may be one that paces what is sent (bbr);
+bulk by loopback measures the pacing then, by timers that whoever happens to run at the time has to work off.
 """
 
 from __future__ import annotations
@@ -179,7 +182,7 @@ async def relay(stack: ExitStack, *, keeps: bool) -> tuple[int, int, int]:
     return http, data, plane.processes[0]
 
 
-async def main(rounds: int, seconds: int) -> None:
+async def main(rounds: int, seconds: int, congestion: str) -> None:
     missing = [tool for tool in ("haproxy", "wrk", "iperf3") if shutil.which(tool) is None]
     if missing:
         # Debian's packages have the programs' names.
@@ -188,6 +191,7 @@ async def main(rounds: int, seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     unshare(CLONE_NEWNET)
     await run("ip", "link", "set", "lo", "up")
+    await run("sysctl", "-q", f"net.ipv4.tcp_congestion_control={congestion}")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         haproxy(stack, folder, "server", SERVER)
@@ -241,4 +245,5 @@ def show(told: list[dict[str, dict[str, Figures]]]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*([int(word) for word in sys.argv[1:]] + [7, 1][len(sys.argv) - 1 :])))
+    words = [*sys.argv[1:], *("7", "1", "reno")[len(sys.argv) - 1 :]]
+    asyncio.run(main(int(words[0]), int(words[1]), words[2]))

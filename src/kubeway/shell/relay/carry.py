@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 LONG: Final = 256 * 1024
 """Bytes copied in a run before the rest is spliced: below, a pipe and two calls cost more than the copy."""
 
+_MUCH: Final = 256 * 1024
+"""Bytes. After so many, more are on their way, and whoever sends or receives them goes first if it waits for
+this processor: who sleeps at once is woken at once, for little."""
+
 _SMALL: Final = 4096
 """A read of less ends a run: messages are small again."""
 
@@ -213,7 +217,7 @@ class Side:
     def _splice(self) -> None:
         splice, fd, out = os.splice, self.fd, self.peer.fd
         pipe = self._pipe
-        carried = rounds = 0
+        carried = rounds = yielded = 0
         while True:
             if pipe is not None and self._piped:
                 try:
@@ -246,6 +250,10 @@ class Side:
             try:
                 count = splice(fd, pipe[1], SIZE, flags=_MOVE)
             except BlockingIOError:
+                if carried - yielded >= _MUCH and rounds < _ROUNDS:
+                    yielded = carried
+                    os.sched_yield()
+                    continue
                 self._give_back()
                 if 0 < carried < _SMALL:
                     self._spliced = False  # messages are small again
