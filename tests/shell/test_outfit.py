@@ -287,7 +287,7 @@ def test_raw_sockets_that_cannot_be_had_are_named(
         def close(self) -> None:
             pass
 
-    monkeypatch.setattr(replies, "Replies", Sockets)
+    monkeypatch.setattr(replies, "speaker", Sockets)
     found = replies.probe()
     assert found.startswith(said)
     assert bool(found) == bool(said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from _socket import AF_UNIX, SOCK_STREAM, socket, socketpair
 from collections.abc import Callable, Iterator
 
@@ -126,3 +127,49 @@ def test_what_has_to_go_on_lets_others_have_their_turn(pairs: Callable[[], Pair]
     loop.again(go_on)
     loop.run()
     assert turns == ["event", "again"]
+
+
+class Watched:
+    """An epoll that keeps in mind for how long it was asked to wait."""
+
+    def __init__(self, real: select.epoll) -> None:
+        self._real = real
+        self.waits: list[float] = []
+        self.register = real.register
+
+    def poll(self, wait: float, most: int) -> list[tuple[int, int]]:
+        self.waits.append(wait)
+        return self._real.poll(wait, most)
+
+
+@pytest.mark.parametrize("brisk", [True, False])
+def test_what_comes_at_once_time_after_time_is_looked_for_and_else_slept_for(
+    pairs: Callable[[], Pair], brisk: bool
+) -> None:
+    loop = Loop()
+    loop._epoll = watched = Watched(loop._epoll)  # type: ignore[assignment]
+    a, b = pairs()
+    count = 0
+
+    def event(event: int) -> None:
+        nonlocal count
+        b.recv(1)
+        loop.brisk = brisk
+        count += 1
+        if count < 100:
+            a.send(b"x")  # it is there before the next wait: no wait is long
+        elif count == 100:
+            watched.waits.append(-99)
+            loop.at(loop.now + 0.1, Later(lambda now: print(a.send(b"x"))))
+        else:
+            loop.stop()
+
+    loop.watch(b.fileno(), event, LEVEL)
+    a.send(b"x")
+    loop.run()
+    before, after = watched.waits[:100], watched.waits[101:]
+    assert (0 in before) == brisk
+    # When nothing comes, there is an end to looking: then it sleeps, and begins anew to believe that it pays.
+    slept = [at for at, wait in enumerate(after) if wait]
+    assert slept
+    assert not any(wait == 0 for wait in after[slept[0] :])

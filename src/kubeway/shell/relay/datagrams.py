@@ -2,10 +2,10 @@
 UDP: datagrams from clients to endpoints and back, by sessions as their machine keeps them
 (`planes/relay/datagram.py`).
 
-All clients' datagrams come by a listener, and where to they were sent is told with each. To the endpoint
-every session has a socket of its own, connected: so an answer, and an ICMP error, is known to be this
-session's. Answers leave by `replies`; trains of them (GRO) by a second socket, `face`, connected to the
-client: it may be that the client's next datagrams come by that, so it is read, too.
+All clients' datagrams come by a listener, many at a time, and where to they were sent is told with each. To
+the endpoint every session has a socket of its own, connected: so an answer, and an ICMP error, is known to be
+this session's. Answers leave by `replies`, many at a time; trains of them (GRO) by a second socket, `face`,
+connected to the client: it may be that the client's next datagrams come by that, so it is read, too.
 
 Source: net/ipv4/udp.c, net/ipv4/icmp.c (icmp_err_convert), net/ipv4/netfilter/nf_tproxy_ipv4.c.
 """
@@ -24,17 +24,32 @@ from kubeway.planes.relay.datagram import Session, Sessions
 from kubeway.planes.relay.entrance import Entrance
 from kubeway.planes.relay.objects import ANY, Endpoint
 from kubeway.shell.relay.loop import LEVEL, Loop
-from kubeway.shell.relay.replies import Replies, Reply
+from kubeway.shell.relay.replies import Replies, Reply, speaker
 from kubeway.shell.relay.streams import Ways, place_of
-from kubeway.shell.relay.udp import BUFFERS, TOLD, VIEW, between, family, gather, in_pieces, pieces
+from kubeway.shell.relay.udp import (
+    BUFFERS,
+    TOLD,
+    VIEW,
+    Inbox,
+    Sender,
+    between,
+    family,
+    gather,
+    in_pieces,
+    parties,
+    pieces,
+)
 from kubeway.values import Ip
 
-_AT_ONCE: Final = 64  # datagrams read from one socket, before others have their turn
+_AT_ONCE: Final = 64  # datagrams read from one endpoint, before others have their turn
 _BRISK: Final = 8  # so many at once from an endpoint, and it is asked for trains
-_NOW_AND_THEN: Final = 16  # answers of an endpoint, until it is seen whether there are more than one
+_NOW_AND_THEN: Final = 64  # answers of an endpoint, until it is seen whether there are more than one
+_LATELY: Final = 0.1  # seconds; that a session was spoken in later than that need not be put down again
 _TRIES: Final = 4  # endpoints for one datagram, if the way to some is known to be barred
 _ASIDE: Final = 64  # datagrams that wait for descriptors
 _SHED_SHARE: Final = 32  # one of so many sessions ends when there are no descriptors or ports left
+
+Data = memoryview | bytes
 
 _ANYWHERE: Final = {family(ip): place_of(ip, 0)[0] for ip in ANY.values()}
 
@@ -66,22 +81,37 @@ class Datagrams:
     ) -> None:
         self.loop, self.rng, self.mark = loop, rng, mark
         self.sessions = Sessions() if sessions is None else sessions
-        self.lost = 0
-        """Datagrams that went nowhere."""
+        self._lost = 0
         self._spare = spare
         self._replies: dict[int, Replies] = {}
-        self._aside: list[tuple[Listener, Any, bytes, bytes, int]] = []
+        self._inboxes: dict[int, Inbox] = {}
+        self._aside: list[tuple[Listener, Sender, bytes, int]] = []
         self._armed = inf
 
     def replies(self, af: int) -> Replies:
         if af not in self._replies:
-            self._replies[af] = Replies(af, self.mark)
+            self._replies[af] = Replies(speaker(af, self.mark), self.loop.last)
         return self._replies[af]
+
+    def inbox(self, af: int) -> Inbox:
+        if af not in self._inboxes:
+            self._inboxes[af] = Inbox(af)
+        return self._inboxes[af]
+
+    @property
+    def lost(self) -> int:
+        """Datagrams that went nowhere."""
+        return self._lost + sum(replies.lost for replies in self._replies.values())
+
+    def lose(self) -> None:
+        """One more."""
+        self._lost += 1
 
     # --- sessions -----------------------------------------------------------------------
 
-    def begin(self, listener: Listener, key: Any, client: Any, told: bytes) -> Line | None:
+    def begin(self, listener: Listener, sender: Sender) -> Line | None:
         """A session for a client that has none. None if there is nobody for it. OSError: there is no room."""
+        client, told = parties(sender)
         ip, port = came_to(told)
         way = place_of(ip, port)
         entrance = listener.ways.get(way) or listener.ways.get((listener.anywhere, port))
@@ -89,7 +119,9 @@ class Datagrams:
             return None
         now, client_ip = self.loop.now, Ip(inet_pton(family(ip), client[0].partition("%")[0]))
         for _ in range(_TRIES):
-            one, gone = self.sessions.open(key, entrance, client_ip, not listener.keeps, now, self.rng)
+            one, gone = self.sessions.open(
+                (listener, sender), entrance, client_ip, not listener.keeps, now, self.rng
+            )
             if gone is not None:
                 gone.line.let_go()
             if one is None:
@@ -102,8 +134,8 @@ class Datagrams:
                     raise
                 self.sessions.refused(one, now)
                 continue
-            reply = Reply(listener.replies, ip, port, client_ip, client)
-            line = one.line = Line(self, one, sock, reply, way, client)
+            reply = Reply(ip, port, client_ip, client)
+            line = one.line = Line(self, one, sock, listener.replies, reply, way, client)
             self.loop.watch(sock.fileno(), line.answer, LEVEL)
             self.arm()
             return line
@@ -144,26 +176,25 @@ class Datagrams:
             count += 1
         return count > 0 or self._spare()
 
-    def put_aside(self, listener: Listener, client: Any, told: bytes, data: bytes, size: int) -> None:
+    def put_aside(self, listener: Listener, sender: Sender, data: bytes, size: int) -> None:
         """There are no descriptors, or no ports, left for it. Make room, and try again after this round."""
         if not self._aside:
             if not self.make_room():
-                self.lost += 1
+                self._lost += 1
                 return
             self.loop.last(self._again)
         if len(self._aside) < _ASIDE:
-            self._aside.append((listener, client, told, data, size))
+            self._aside.append((listener, sender, data, size))
         else:
-            self.lost += 1
+            self._lost += 1
 
     def _again(self) -> None:
         some, self._aside = self._aside, []
-        for listener, client, told, data, size in some:
-            VIEW[: len(data)] = data
+        for listener, sender, data, size in some:
             try:
-                listener.take(len(data), size, client, told)
+                listener.take(data, size, sender)
             except OSError:
-                self.lost += 1
+                self._lost += 1
 
     def retire(self) -> None:
         """Clients speak to another carrier from now on. What was asked for may still be answered: sessions go
@@ -190,8 +221,7 @@ class Listener:
         self.anywhere = _ANYWHERE[sock.family]
         self._datagrams = datagrams
         sock.setblocking(False)
-        self._recv = sock.recvmsg_into
-        self._batch = 1.0
+        self._fd, self._inbox = sock.fileno(), datagrams.inbox(sock.family)
 
     def open(self) -> None:
         self._datagrams.loop.watch(self.sock.fileno(), self.event, LEVEL)
@@ -203,47 +233,52 @@ class Listener:
         self._datagrams.loop.doom(self.sock)
 
     def event(self, event: int) -> None:
-        # To be told that there is nothing left costs as much as half a datagram. So it is tried as often as
-        # there was something of late, and slowly more often; the listener is told of again while there is.
-        recv, find, datagrams = self._recv, self._datagrams.sessions.find, self._datagrams
-        for count in range(int(self._batch)):
-            try:
-                n, told, _, client = recv(BUFFERS, TOLD)
-            except BlockingIOError:
-                self._batch = max(1.0, count)
-                return
-            where = told[-1][2]
-            if len(told) == 1 and (one := find((self, client, where))) is not None:
-                datagrams.sessions.asked(one, datagrams.loop.now)
+        inbox, sessions, loop = self._inbox, self._datagrams.sessions, self._datagrams.loop
+        loop.brisk, now = True, loop.now
+        try:
+            count = inbox.fill(self._fd)
+        except BlockingIOError:
+            return  # others had it
+        find, told, lone = sessions.find, inbox.told, inbox.lone
+        for at in range(count):
+            data = inbox.data[at][: inbox.sizes[at]]
+            if told[at] != lone:
+                sender, size = inbox.train(at)
+                self.resume(data, size, sender)
+                continue
+            sender = inbox.senders[at].tobytes()
+            one = find((self, sender))
+            if one is not None:
+                if now - one.heard > _LATELY:
+                    sessions.asked(one, now)
+                line = one.line
                 try:  # as `carry` does it, for what comes most
-                    one.line.tally.sent += one.line.send(VIEW[:n])
+                    line.tally.sent += line.send(data)
                     continue
                 except OSError as error:
-                    if one.line.not_sent(error, n, 0):
+                    if line.not_sent(error, data, 0):
                         continue
-            self.resume(n, pieces(told), client, where)
-        self._batch = min(_AT_ONCE, self._batch * 1.25)
+            self.resume(data, 0, sender)
 
-    def resume(self, n: int, size: int, client: Any, told: bytes) -> None:
+    def resume(self, data: Data, size: int, sender: Sender) -> None:
         """As `take`; without room it is tried again when there is some."""
         try:
-            self.take(n, size, client, told)
+            self.take(data, size, sender)
         except OSError:
-            self._datagrams.put_aside(self, client, told, bytes(VIEW[:n]), size)
+            self._datagrams.put_aside(self, sender, bytes(data), size)
 
-    def take(self, n: int, size: int, client: Any, told: bytes) -> None:
-        """What was read, `n` bytes in pieces of `size`, came from `client` and was sent to `told` (a struct
-        sockaddr). OSError if a session is needed, and there is no room for one."""
+    def take(self, data: Data, size: int, sender: Sender) -> None:
+        """What came, in pieces of `size` if that is not 0. OSError if a session is needed, and there is no
+        room for one."""
         datagrams = self._datagrams
-        key = (self, client, told)
-        one = datagrams.sessions.find(key)
+        one = datagrams.sessions.find((self, sender))
         if one is not None:
             datagrams.sessions.asked(one, datagrams.loop.now)
-            if one.line.carry(n, size):
+            if one.line.carry(data, size):
                 return
-        line = datagrams.begin(self, key, client, told)
-        if line is None or not line.carry(n, size):
-            datagrams.lost += 1
+        line = datagrams.begin(self, sender)
+        if line is None or not line.carry(data, size):
+            datagrams.lose()
 
 
 class Line:
@@ -257,6 +292,7 @@ class Line:
         "_faceless",
         "_gathers",
         "_recv",
+        "_replies",
         "_reply",
         "_session",
         "_sock",
@@ -267,9 +303,17 @@ class Line:
     )
 
     def __init__(
-        self, datagrams: Datagrams, session: Session, sock: socket, reply: Reply, way: Any, client: Any
+        self,
+        datagrams: Datagrams,
+        session: Session,
+        sock: socket,
+        replies: Replies,
+        reply: Reply,
+        way: Any,
+        client: Any,
     ) -> None:
-        self._datagrams, self._session, self._sock, self._reply = datagrams, session, sock, reply
+        self._datagrams, self._session, self._sock = datagrams, session, sock
+        self._replies, self._reply = replies, reply
         self._way, self._client = way, client
         self.tally = session.entrance.tally
         self._recv, self.send = sock.recv_into, sock.send
@@ -281,60 +325,63 @@ class Line:
 
     # --- to the endpoint ----------------------------------------------------------------
 
-    def carry(self, n: int, size: int) -> bool:
-        """What was read, `n` bytes in pieces of `size` if that is not 0. False if the session has ended by
-        it, as an earlier datagram was refused. Then nothing has been sent."""
+    def carry(self, data: Data, size: int) -> bool:
+        """What was read, in pieces of `size` if that is not 0. False if the session has ended by it, as an
+        earlier datagram was refused. Then nothing has been sent."""
         try:
-            if size and n > size:
-                self._sock.sendmsg((VIEW[:n],), in_pieces(size))
+            if size and len(data) > size:
+                self.tally.sent += self._sock.sendmsg((data,), in_pieces(size))
             else:
-                self._sock.send(VIEW[:n])
+                self.tally.sent += self.send(data)
         except OSError as error:
-            return self.not_sent(error, n, size)
-        self.tally.sent += n
+            return self.not_sent(error, data, size)
         return True
 
-    def not_sent(self, error: OSError, n: int, size: int) -> bool:
+    def not_sent(self, error: OSError, data: Data, size: int) -> bool:
         """What `carry` returns when the kernel has said so."""
         if error.errno not in _THIS_ONE:
             self.refused()
             return False
-        if size and n > size and error.errno in _NO_TRAINS:
-            self._one_by_one(n, size)
+        if size and len(data) > size and error.errno in _NO_TRAINS:
+            self._one_by_one(data, size)
         else:
-            self._datagrams.lost += 1
+            self._datagrams.lose()
         return True
 
-    def _one_by_one(self, n: int, size: int) -> None:
-        for at in range(0, n, size):
+    def _one_by_one(self, data: Data, size: int) -> None:
+        for at in range(0, len(data), size):
             try:
-                self.tally.sent += self._sock.send(VIEW[at : min(n, at + size)])
+                self.tally.sent += self.send(data[at : at + size])
             except OSError as error:
                 if error.errno not in _THIS_ONE:
                     self.refused()
                     return
-                self._datagrams.lost += 1
+                self._datagrams.lose()
 
     # --- and back -----------------------------------------------------------------------
 
     def answer(self, event: int) -> None:
         """The endpoint has spoken, or an ICMP error has."""
-        datagrams, session = self._datagrams, self._session
+        datagrams, session, replies = self._datagrams, self._session, self._replies
         try:
-            n = self._recv(VIEW)
+            n = self._recv(replies.room)
         except OSError as error:
             self._not_read(error)
             return
-        now = datagrams.loop.now
-        if session.heard != now or not session.answered:
+        loop = datagrams.loop
+        loop.brisk, now = True, loop.now
+        if now - session.heard > _LATELY or not session.answered:
             datagrams.sessions.answered(session, now)
             if not self.answers:
                 datagrams.arm()  # it may be due earlier now
-        self._back(n, 0)
+        if self._face is None:
+            replies.put(self._reply, n, self.tally)
+        else:
+            self._back(replies.room[:n], 0)
         # To find that there is no more costs half as much as one: so it is tried now and then only.
         self.answers += 1
         if not self.answers % _NOW_AND_THEN:
-            datagrams.loop.handlers[self._sock.fileno()] = self.burst
+            loop.handlers[self._sock.fileno()] = self.burst
             self._batch = 2
 
     def burst(self, event: int) -> None:
@@ -354,7 +401,7 @@ class Line:
                     return
                 continue
             datagrams.sessions.answered(session, datagrams.loop.now)
-            self._back(n, pieces(told))
+            self._back(VIEW[:n], pieces(told))
         self._batch = min(_AT_ONCE, self._batch * 2)
         if self._batch > _BRISK and not self._gathers:
             self._gathers = True
@@ -367,32 +414,30 @@ class Line:
         self.refused()
         return False
 
-    def _back(self, n: int, size: int) -> None:
-        face = self._face
-        try:
-            if face is None and not size:
-                self._reply.send(VIEW[:n], n)
-            elif size < n and size:
-                if face is None:
-                    face = self._open_face()
-                if face is None or not self._train(face, n, size):
-                    for at in range(0, n, size):
-                        end = min(n, at + size)
-                        self._reply.send(VIEW[at:end], end - at)
-            elif face is not None:
-                face.send(VIEW[:n])
-            else:
-                self._reply.send(VIEW[:n], n)
-        except OSError:
-            self._datagrams.lost += (
-                1  # a client that is gone is missed by nobody, and its session ends in time
-            )
-        else:
-            self.tally.received += n
+    def _back(self, data: memoryview, size: int) -> None:
+        """To the client, in pieces of `size` if that is not 0."""
+        face, train = self._face, 0 < size < len(data)
+        if train and face is None:
+            face = self._open_face()
+        if face is not None:
+            self._replies.flush()  # what was said before comes first
+            try:
+                if not train:
+                    self.tally.received += face.send(data)
+                    return
+                if self._train(face, data, size):
+                    return
+            except OSError:
+                self._datagrams.lose()  # a client that is gone, as with `Replies.flush`
+                return
+        for at in range(0, len(data), size) if train else (0,):
+            piece = data[at : at + size] if train else data
+            self._replies.room[: len(piece)] = piece
+            self._replies.put(self._reply, len(piece), self.tally)
 
-    def _train(self, face: socket, n: int, size: int) -> bool:
+    def _train(self, face: socket, data: memoryview, size: int) -> bool:
         try:
-            face.sendmsg((VIEW[:n],), in_pieces(size))
+            self.tally.received += face.sendmsg((data,), in_pieces(size))
         except OSError as error:
             if error.errno not in _NO_TRAINS:
                 raise
@@ -431,9 +476,9 @@ class Line:
                 continue
             datagrams.sessions.asked(session, datagrams.loop.now)
             size = pieces(told)
-            if not self.carry(n, size):
-                listener, client, way = session.key
-                listener.resume(n, size, client, way)
+            if not self.carry(VIEW[:n], size):
+                listener, sender = session.key
+                listener.resume(VIEW[:n], size, sender)
                 return
 
     # --- the end ------------------------------------------------------------------------
@@ -470,7 +515,7 @@ class Line:
         except OSError as error:
             self._not_read(error)
             return
-        self._back(n, pieces(told))
+        self._back(VIEW[:n], pieces(told))
 
     def let_go(self) -> None:
         """Its session is over."""
@@ -492,11 +537,11 @@ class Line:
             loop.last(partial(self._read_out, face))
 
     def _read_out(self, face: socket) -> None:
-        listener, client, told = self._session.key
+        listener, sender = self._session.key
         try:
             for _ in range(_AT_ONCE):
-                n, more, _, _ = face.recvmsg_into(BUFFERS, TOLD)
-                listener.resume(n, pieces(more), client, told)
+                n, told, _, _ = face.recvmsg_into(BUFFERS, TOLD)
+                listener.resume(VIEW[:n], pieces(told), sender)
         except OSError:
             return  # that was all
         finally:

@@ -30,6 +30,8 @@ TICKS: Final = 20
 """Timers are looked at so often in a second, so they may be late by its inverse."""
 
 _AT_ONCE: Final = 512
+_SPELL: Final = 50e-6  # seconds; to be woken costs the two sides about as much
+_SPELLS: Final = 16
 _QUIET: Final = 1.0  # seconds after a complaint in which others are only counted
 
 Handler = Callable[[int], None]
@@ -47,6 +49,10 @@ class Loop:
     def __init__(self, crashed: Callable[[Handler], None] = lambda handler: None) -> None:
         self.now = monotonic()
         """When the round began."""
+        self.brisk = False
+        """To be set with an event after which the next may well come within microseconds. If they do, time
+        after time, they are looked for instead of slept for: who asks and is answered by single datagrams
+        has to wait for the relay's waking up twice else."""
         self.handlers: dict[int, Handler] = {}
         """By descriptor; to be changed for another one of the same descriptor at any time."""
         self._epoll = epoll()
@@ -57,6 +63,8 @@ class Loop:
         self._slots: dict[int, list[Timed]] = {}
         self._order: list[int] = []
         self._stopped = False
+        self._spells = 0
+        """How many waits in a row were short."""
         self._quiet_until = -inf
         self._unsaid = 0
 
@@ -115,7 +123,7 @@ class Loop:
         """Until `stop`. No handler's exception ends it."""
         poll, get = self._epoll.poll, self.handlers.get
         while not self._stopped:
-            events = poll(self._wait(), _AT_ONCE)
+            events = self._attend() if self.brisk else poll(self._wait(), _AT_ONCE)
             self.now = monotonic()
             for fd, event in events:
                 handler = get(fd)
@@ -133,6 +141,23 @@ class Loop:
             if self._last:
                 self._do(self._last)
                 self._close()
+
+    def _attend(self) -> list[tuple[int, int]]:
+        """The next events. Looks for them for a spell, if there were some within one each time of late."""
+        self.brisk = False
+        poll, wait = self._epoll.poll, self._wait()
+        if not wait:
+            return poll(0, _AT_ONCE)
+        end = monotonic() + _SPELL
+        if self._spells >= _SPELLS:
+            while not (events := poll(0, _AT_ONCE)):
+                if monotonic() > end:
+                    self._spells = 0
+                    return poll(wait, _AT_ONCE)
+            return events
+        events = poll(wait, _AT_ONCE)
+        self._spells = self._spells + 1 if monotonic() < end else 0
+        return events
 
     def _do(self, works: list[Callable[[], None]]) -> None:
         some = works[:]

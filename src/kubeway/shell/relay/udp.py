@@ -8,9 +8,11 @@ Source: udp(7), ip(7), ipv6(7), include/uapi/linux/udp.h, net/ipv4/udp.c.
 
 from __future__ import annotations
 
+import sys
 from _socket import (
     AF_INET,
     AF_INET6,
+    CMSG_LEN,
     CMSG_SPACE,
     IPPROTO_IP,
     IPPROTO_IPV6,
@@ -23,11 +25,13 @@ from _socket import (
     SOCK_DGRAM,
     SOCK_NONBLOCK,
     SOL_SOCKET,
+    inet_ntop,
     socket,
 )
-from struct import pack, unpack
+from struct import pack, unpack, unpack_from
 from typing import Any, Final
 
+from kubeway.shell.relay.mmsg import DATA, NAME, Batch
 from kubeway.shell.relay.streams import IP_TRANSPARENT, IPV6_TRANSPARENT
 
 IP_RECVORIGDSTADDR: Final = 20
@@ -36,8 +40,8 @@ UDP_SEGMENT: Final = 103
 UDP_GRO: Final = 104
 SO_RCVBUFFORCE: Final = 33
 
-BUFFER: Final = bytearray(1 << 16)
-"""What every datagram is read into; it holds the largest, and the largest train of them, there can be."""
+BUFFER: Final = bytearray(DATA)
+"""What is read one by one is read into this."""
 VIEW: Final = memoryview(BUFFER)
 BUFFERS: Final = (BUFFER,)
 
@@ -107,6 +111,58 @@ def transparent(sock: socket) -> None:
         sock.setsockopt(IPPROTO_IP, IP_TRANSPARENT, 1)
     else:
         sock.setsockopt(IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+
+
+# --- what comes by a listener ------------------------------------------------------------------
+
+Sender = bytes
+"""Who sent a datagram, and where to: two struct sockaddr_in or sockaddr_in6, as the kernel writes them with
+it (the second one as ancillary data)."""
+
+_AT_ONCE: Final = 64
+
+
+class Inbox:
+    """Many datagrams at a time, from sockets of `listen` of one family. What is here is there until the next
+    ones are."""
+
+    def __init__(self, af: int) -> None:
+        names = 16 if af == AF_INET else 28
+        self._batch = batch = Batch(_AT_ONCE, names, TOLD)
+        self._length = CMSG_LEN(names)
+        self.sizes, self.data, self.told = batch.received, batch.data, batch.controls
+        """Of each, how long it is, what it holds, and how much came with it."""
+        self.lone = CMSG_SPACE(names)
+        """So much does with one that is no train."""
+        self.senders = [end[: NAME + self._length] for end in batch.ends]
+        """Who sent each that is no train."""
+
+    def fill(self, fd: int) -> int:
+        """How many have come. OSError: none has."""
+        return self._batch.receive(fd)
+
+    def train(self, at: int) -> tuple[Sender, int]:
+        """Who sent one that came with more than that, and the size of its pieces, 0 if it is no train."""
+        end, told = bytes(self._batch.ends[at]), self.told[at]
+        size, place, where = 0, NAME, b""
+        while place < NAME + told:
+            length, level, kind = unpack_from("@Nii", end, place)
+            if level == IPPROTO_UDP and kind == UDP_GRO:
+                size = int.from_bytes(end[place + CMSG_LEN(0) : place + CMSG_LEN(4)], sys.byteorder)
+            else:
+                where = end[place : place + self._length]
+            place += CMSG_SPACE(length - CMSG_LEN(0))
+        return end[:NAME] + where, size
+
+
+def parties(sender: Sender) -> tuple[Any, bytes]:
+    """The client, as sockets have it, and the struct sockaddr that it sent to."""
+    there = sender[NAME + CMSG_LEN(0) :]
+    port = int.from_bytes(sender[2:4], "big")
+    if len(there) == 16:
+        return (inet_ntop(AF_INET, sender[4:8]), port), there
+    flow, scope = int.from_bytes(sender[4:8], "big"), int.from_bytes(sender[24:28], sys.byteorder)
+    return (inet_ntop(AF_INET6, sender[8:24]), port, flow, scope), there
 
 
 # --- trains: datagrams of one size from one sender to one receiver, in one piece (GSO, GRO) ----------------
