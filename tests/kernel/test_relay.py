@@ -471,6 +471,9 @@ def test_ports_that_somebody_on_the_node_has_are_no_hindrance() -> None:
         async def whom(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(f"{writer.get_extra_info('peername')}\n".encode())
 
+        least = len(PORTS) + 200
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(least, before[0]), max(least, before[1])))
         taken = [socket.socket() for _ in PORTS]
         try:
             for sock, port in zip(taken, PORTS, strict=True):
@@ -484,6 +487,7 @@ def test_ports_that_somebody_on_the_node_has_are_no_hindrance() -> None:
         finally:
             for sock in taken:
                 sock.close()
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
     played(story)
 

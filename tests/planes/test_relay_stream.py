@@ -139,6 +139,17 @@ def test_loads_and_failures_are_told_to_the_balancer() -> None:
     assert balancer.load(B) == 2
 
 
+def test_what_is_wanting_here_is_not_held_against_the_endpoint() -> None:
+    entrance = Entrance(Way((A, B), demote=True))
+    one = stream(entrance)
+    assert one.arrived(0.0) == Connect(A, True)
+    assert one.barred(0.0) == Connect(B, True)
+    assert one.barred(0.0) == ABORT
+    assert (entrance.balancer.load(A), entrance.balancer.load(B)) == (0, 0)
+    begun = {stream(entrance).arrived(1.0) for _ in range(2)}
+    assert begun == {Connect(A, True), Connect(B, True)}, "they take turns as before"
+
+
 # --- waiting --------------------------------------------------------------------------------
 
 
@@ -321,7 +332,7 @@ def test_what_comes_too_early_or_too_late_changes_nothing(state: State) -> None:
     assert one.state is state
     due, endpoint = one.due, one.endpoint
     if state is not State.TRYING:
-        assert (one.connected(1.0), one.failed(1.0)) == (WAIT, WAIT)
+        assert (one.connected(1.0), one.failed(1.0), one.barred(1.0)) == (WAIT, WAIT, WAIT)
     if state is not State.WAITING:
         assert one.come(1.0) == WAIT
     if state not in (State.JOINED, State.HALF):
@@ -361,7 +372,8 @@ def test_an_endpoint_that_is_reset_while_it_is_tried_is_followed_by_the_next() -
     assert one.broke("endpoint", 0.1) == Connect(B, True)
 
 
-EVENTS = ("connected", "failed", "come", "tick", "left", "back", "client", "endpoint", "rc", "re", "change")
+TOLD = ("connected", "failed", "barred", "come", "tick", "left")
+EVENTS = (*TOLD, "back", "client", "endpoint", "rc", "re", "change")
 
 
 @given(
@@ -385,14 +397,9 @@ def test_whatever_happens_it_ends_once_and_leaves_nothing(
             entrance.become(Way((B, E), hold=30 * hold, demote=True, balance="leastconn"))
         elif event == "back":
             one.back()
-        elif event == "left":
-            commands.append(one.left(now))
         else:
-            commands.append(
-                {"connected": one.connected, "failed": one.failed, "come": one.come, "tick": one.tick}[event](
-                    now
-                )
-            )
+            assert event in TOLD
+            commands.append(getattr(one, event)(now))
         assert sum(map(entrance.balancer.load, (A, B, C, D, E))) == (
             one.endpoint is not None and one.state is not State.ENDED
         )
@@ -440,14 +447,14 @@ class Crowd(RuleBasedStateMachine):
         self.obeyed(one, one.arrived(self.now))
 
     @precondition(lambda self: self.ones)
-    @rule(data=st.data(), how=st.sampled_from(["connected", "failed", "ended", "broke", "shed"]))
+    @rule(data=st.data(), how=st.sampled_from(["connected", "failed", "barred", "ended", "broke", "shed"]))
     def goes_on(self, data: st.DataObject, how: str) -> None:
         one = data.draw(st.sampled_from(self.ones))
         side = data.draw(st.sampled_from(SIDES))
         if how == "connected":
             self.obeyed(one, one.connected(self.now))
-        elif how == "failed":
-            self.obeyed(one, one.failed(self.now))
+        elif how in ("failed", "barred"):
+            self.obeyed(one, getattr(one, how)(self.now))
         elif how == "ended":
             self.obeyed(one, one.ended(side, self.now))
         elif how == "broke":

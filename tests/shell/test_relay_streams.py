@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import socket
 import struct
@@ -15,7 +16,7 @@ import pytest
 
 from kubeway.planes.relay.entrance import Entrance
 from kubeway.planes.relay.objects import Endpoint, Way
-from kubeway.planes.relay.stream import Limits, Stream
+from kubeway.planes.relay.stream import Connect, Limits, Stream
 from kubeway.shell.relay.carry import Side
 from kubeway.shell.relay.loop import Loop
 from kubeway.shell.relay.streams import Connection, Listener, Streams
@@ -128,3 +129,40 @@ def test_nothing_of_a_connection_outlives_it() -> None:
         asking.join()
         assert every.ok
         sock.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "held"),
+    [
+        (errno.EADDRNOTAVAIL, False),
+        (errno.EMFILE, False),
+        (errno.ENOBUFS, False),
+        (errno.ENETUNREACH, True),
+        (errno.EPERM, True),
+    ],
+)
+def test_what_is_wanting_here_is_not_held_against_endpoints(
+    number: int, held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where those that fail are tried last."""
+    here, there = (Endpoint(LO, port) for port in (1, 2))
+    entrance = Entrance(Way((here, there), demote=True))
+    loop = Loop()
+    streams = Streams(loop, Random(), Limits())
+    tried: list[Endpoint] = []
+
+    def dial(of: Connection, sock: raw, command: Connect, port: int) -> int:
+        tried.append(command.endpoint)
+        return number
+
+    monkeypatch.setattr(Connection, "_dial", dial)
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
+        fd, (client, _) = server._accept()  # type: ignore[attr-defined]
+        Connection(streams, entrance, True, raw(socket.AF_INET, socket.SOCK_STREAM, 0, fd), client)
+        assert {*tried} == {here, there}
+        assert not streams.all
+        loop.again(loop.stop)
+        loop.run()
+    first = next(entrance.balancer.choose(LO, loop.now, Random()))
+    assert (first == tried[0]) or not held
+    assert entrance.balancer._failed.keys() == ({here, there} if held else set())

@@ -230,6 +230,10 @@ class Stream:
         self.entrance.balancer.failed(self.endpoint, now)
         return self._try_another(now)
 
+    def barred(self, now: float) -> Command:
+        """It cannot be tried now, for want of something here. That is not held against the endpoint."""
+        return self._try_another(now) if self.state is _TRYING else WAIT
+
     def _refuse(self) -> Command:
         self.entrance.tally.refused += 1
         return self._end(ABORT)

@@ -67,6 +67,8 @@ _SELDOM: Final = 60.0  # and the most
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _GONE: Final = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EINTR, errno.EPERM})
 _NO_PORT: Final = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL})
+_OURS: Final = _NO_DESCRIPTORS | _NO_PORT | {errno.EAGAIN}
+"""Errors of a connect that are not the endpoint's, nor the way's there."""
 _PAUSE: Final = 0.1  # seconds for which nobody is taken when nobody can be
 _SHED_SHARE: Final = 32  # one of so many connections is let go when there are no descriptors left
 _SHED_IDLE: Final = 1.0  # seconds; none that moved later is
@@ -91,6 +93,8 @@ class Streams:
         self.turn = Turn(rng)
         self.pipes = Pipes()
         self.all: set[Connection] = set()
+        self.waiting: dict[Stream, Connection] = {}
+        """Those that wait for an endpoint."""
         self.shed = 0
         """How many were let go because there were no descriptors left."""
         self._places: dict[Endpoint, tuple[str, int]] = {}
@@ -127,17 +131,15 @@ class Streams:
 
     def wake(self, entrance: Entrance) -> None:
         """Those that waited for an endpoint of this way go on."""
-        ready = entrance.ready()
-        if ready:
-            of = {one.stream: one for one in self.all}
-            for stream in ready:
-                of[stream].obey(stream.come(self.loop.now))
+        for stream in entrance.ready():
+            one = self.waiting.get(stream)  # one before it may have taken its room
+            if one is not None:
+                one.obey(stream.come(self.loop.now))
 
     def dismiss(self) -> None:
         """No endpoint will come here for those that wait for one; they may wait with a successor."""
-        for connection in [*self.all]:
-            if connection.stream.state is State.WAITING:
-                connection.obey(connection.stream.shed())
+        for connection in [*self.waiting.values()]:
+            connection.obey(connection.stream.shed())
 
     def count(self) -> None:
         """Put down with the ways what was carried until now."""
@@ -294,6 +296,7 @@ class Connection:
         streams.all.add(self)
         command = self.stream.arrived(loop.now)
         if command is WAIT:
+            streams.waiting[self.stream] = self
             # Whoever waits is not asked for anything but whether it is still there.
             loop.watch(self._client.fd, self._waits)
         self.obey(command)
@@ -301,10 +304,13 @@ class Connection:
     # --- commands ---------------------------------------------------------------------
 
     def obey(self, command: Command) -> None:
+        if self._streams.waiting and self.stream.state is not State.WAITING:
+            self._streams.waiting.pop(self.stream, None)
         while True:
             if type(command) is Connect:
-                if not self._connect(command):
-                    command = self.stream.failed(self._streams.loop.now)
+                number = self._connect(command)
+                if number:
+                    command = self._not_begun(number)
                     continue
             elif command is JOIN:
                 self._join()
@@ -323,19 +329,19 @@ class Connection:
             self.arm()
             return
 
-    def _connect(self, command: Connect) -> bool:
-        """Begin to; whether that can be done."""
+    def _connect(self, command: Connect) -> int:
+        """Begin to. 0, or why that cannot be done (errno)."""
         self._drop_endpoint()
         streams, endpoint = self._streams, command.endpoint
         family = AF_INET if len(endpoint.ip) == 4 else AF_INET6
         try:
             sock = socket(family, _STREAM)
-        except OSError:
+        except OSError as error:
             # Who is let go is closed with this round.
             if streams.make_room():
                 streams.loop.again(partial(self._connect_again, command))
-                return True
-            return False
+                return 0
+            return error.errno or errno.EIO
         now, port = streams.loop.now, 0
         try:
             if command.as_client:
@@ -346,16 +352,15 @@ class Connection:
                 streams.turn.refused(self._address, endpoint, now)
                 sock = socket(family, _STREAM)
                 number = self._dial(sock, command, 0)
-        except OSError:
-            sock.close()
-            return False
+        except OSError as error:
+            number = error.errno or errno.EIO
         if number not in (errno.EINPROGRESS, 0):
             sock.close()
-            return False
+            return number
         self._endpoint = Side(self, "endpoint", sock, streams.loop, streams.pipes)
         self._endpoint.waited, self._endpoint.prompt = True, False
         streams.loop.watch(self._endpoint.fd, self._tried, BOTH)
-        return True
+        return 0
 
     def _dial(self, sock: socket, command: Connect, port: int) -> int:
         """Connect it, from this port if the endpoint sees the client, from any if that is 0. What
@@ -384,8 +389,15 @@ class Connection:
         return sock.connect_ex(streams.place(command.endpoint))
 
     def _connect_again(self, command: Connect) -> None:
-        if self._endpoint is None and self.stream.state is State.TRYING and not self._connect(command):
-            self.obey(self.stream.failed(self._streams.loop.now))
+        if self._endpoint is None and self.stream.state is State.TRYING:
+            number = self._connect(command)
+            if number:
+                self.obey(self._not_begun(number))
+
+    def _not_begun(self, number: int) -> Command:
+        """What the machine says to that."""
+        failed = self.stream.barred if number in _OURS else self.stream.failed
+        return failed(self._streams.loop.now)
 
     def _join(self) -> None:
         client, endpoint, loop = self._client, self._endpoint, self._streams.loop
