@@ -52,7 +52,7 @@ _header: Final = Struct(">HHHH").pack_into  # struct udphdr: from port, to port,
 _sockaddr_in: Final = Struct(f"=HH4s{NAME - 8}x").pack  # no port: a raw socket has none
 _sockaddr_in6: Final = Struct(f"=HHI16sI{NAME - 28}x").pack
 
-_TOGETHER: Final = 16
+_TOGETHER: Final = 16  # more take no less of a processor each, and wait longer
 
 Later = Callable[[Callable[[], None]], None]
 
