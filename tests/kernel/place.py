@@ -18,7 +18,7 @@ from kubeway.lab.topology import Lab
 from tests.kernel.play import NFTABLES, Way
 
 VIP = "10.96.0.10"
-PATIENCE = 30.0
+PATIENCE = 100.0
 
 # A server that answers line by line for as long as its client likes, and such a client:
 # one connection, a line every few milliseconds, each answer printed. It ends with an

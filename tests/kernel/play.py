@@ -39,7 +39,7 @@ from tests.kernel.scenario import Ask, Expect, Manifest, Scenario, Step, identit
 
 FILES = sorted((Path(__file__).parents[1] / "scenarios").glob("*.yaml"))
 SCTP_TRACKED = Path("/proc/sys/net/netfilter/nf_conntrack_sctp_timeout_closed")
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds a change of the manifests may take until packets show it. It takes milliseconds; machines stall."""
 WAITS = {"timeout": 0.4, "refused": 5.0}
 """Seconds. What has not come after so short a time is taken for dropped: no link of the lab loses or delays.

@@ -13,7 +13,7 @@ from kubeway.lab.host import Host
 from kubeway.lab.proxy import cleanup
 from tests.kernel.workers import end_workers, workers
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds that workers may take to listen no more when they are told to."""
 
 _TABLE = "117"

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.kernel
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "a-token"
-PATIENCE = 30.0
+PATIENCE = 60.0
 CONTAINED = ("--conntrack-max-per-core=0",)
 """The size of the flow table is the machine's, and no network namespace may set it."""
 
