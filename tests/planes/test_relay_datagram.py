@@ -33,13 +33,14 @@ class Play:
     def __init__(self, *endpoints: Endpoint, most: int = 100, first: float = 30, idle: float = 120) -> None:
         self.entrance = Entrance(Way(endpoints, demote=True))
         self.sessions = Sessions(most, first, idle)
+        self.rng = Random(1)
 
     def ask(self, client: str, now: float) -> tuple[Session, list[object]]:
         """As a carrier does: the session of this client's datagram, and who had to go."""
         if (one := self.sessions.find(client)) is not None:
             self.sessions.asked(one, now)
             return one, []
-        new, gone = self.sessions.open(client, self.entrance, ME, False, now, Random(1))
+        new, gone = self.sessions.open(client, self.entrance, ME, False, now, self.rng)
         assert new is not None
         return new, [] if gone is None else [gone.key]
 

@@ -46,7 +46,10 @@ TURNS: Final = 4
 """Ports are shared out to carriers that come after each other: the sessions of one that has handed over wait
 for their last answers yet, and no two may look the same to an endpoint."""
 
-_PROBES: Final = 64
+_PROBES: Final = 8
+"""Ports that are looked at for one that is free towards an endpoint; of a client that has nearly all of them,
+many would be in vain, time after time. Which is the first is left to chance: nobody shall guess where an
+answer is waited for (RFC 5452)."""
 
 _NEWCOMERS: Final = 4
 """One of so many sessions may be one that nobody has answered yet, however many others there are."""
