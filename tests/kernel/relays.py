@@ -8,7 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -72,8 +72,11 @@ def without_workers(work: Callable[[], T]) -> T:
 
 def children() -> set[int]:
     """Workers that are children of this process."""
-    told = (path.read_text() for path in Path(f"/proc/{os.getpid()}/task").glob("*/children"))
-    return {pid for text in told for pid in map(int, text.split()) if is_worker(pid)}
+    found = set()
+    for path in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
+        with suppress(OSError):  # a thread that has ended meanwhile
+            found |= {pid for pid in map(int, path.read_text().split()) if is_worker(pid)}
+    return found
 
 
 class Relay:
