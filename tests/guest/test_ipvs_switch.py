@@ -6,18 +6,17 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
 
 from kubeway.lab import addresses as at
 from kubeway.lab.host import Flood
 from tests.guest import market
 from tests.guest.witness import CLUSTER_CIDRS, servers, sets, unlevel
 from tests.kernel.place import Place, until
-from tests.kernel.play import WAYS, nothing_is_lost
+from tests.kernel.play import UNDER_WAY, WAYS, nothing_is_lost
 
 CLIENTS = 2
 """Of each flood, at most."""
-CUT_OFF = {"timeout", f"failed: {OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))}"}
+CUT_OFF = UNDER_WAY | {f"failed: {OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))}"}
 
 IPTABLES = WAYS["iptables-legacy"]._replace(
     flags={**WAYS["iptables-legacy"].flags, "cluster-cidr": CLUSTER_CIDRS}
@@ -117,15 +116,6 @@ def test_what_a_kube_proxy_left_is_taken_over_under_a_flood(balanced: Place) -> 
         assert not [line for line in servers(node) if "10.96.0.99" in line]
 
 
-def nobody_but_who_was_connected_is_cut_off(floods: Sequence[Flood]) -> None:
-    """End them. Each of a flood's clients may have had a connection, or a datagram under way, when the
-    servers went; whoever came before or after was answered (docs/theory/ipvs.md)."""
-    for tally in [flood.stop() for flood in floods]:
-        assert set(tally.lost) <= CUT_OFF, tally
-        assert sum(tally.lost.values()) <= CLIENTS, tally
-        assert tally.sent > 0
-
-
 def test_to_ipvs_mode_and_back_under_a_flood(balanced: Place) -> None:
     place, node, client = balanced, balanced.lab.node, balanced.lab.host("pod/client")
 
@@ -150,7 +140,9 @@ def test_to_ipvs_mode_and_back_under_a_flood(balanced: Place) -> None:
         until("the servers are gone", lambda: servers(node) == [])
         until("the log tells", lambda: "took over" in proxy.log)
         assert resolver() == "answered"
-        nobody_but_who_was_connected_is_cut_off(floods)
+        # Each of a flood's clients may have had a connection, or a datagram under way, when the servers went;
+        # whoever came before or after was answered (docs/theory/ipvs.md).
+        nothing_is_lost(floods, under_way=CLIENTS, how=CUT_OFF)
         assert sets(node) == []
         assert "kube-ipvs0" not in node.run(["ip", "link"]).stdout
         assert "KUBE-IPVS" not in node.run(["iptables-legacy-save"]).stdout

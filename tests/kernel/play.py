@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from fractions import Fraction
@@ -180,11 +180,14 @@ def off(node: Host, sysctls: Sequence[str]) -> Iterator[None]:
         node.sysctl(had)
 
 
-def nothing_is_lost(floods: Sequence[Flood], under_way: int = 0) -> None:
+UNDER_WAY = frozenset({"timeout"})
+
+
+def nothing_is_lost(floods: Sequence[Flood], under_way: int = 0, how: Set[str] = UNDER_WAY) -> None:
     """End them; each was answered, always. Of UDP so many need not be: when an endpoint leaves, its flows are
-    forgotten at once, as kube-proxy does, and with them an answer that is under way."""
+    forgotten at once, as kube-proxy does, and with them an answer that is under way. `how` these end."""
     for tally in [flood.stop() for flood in floods]:
-        assert set(tally.lost) <= {"timeout"}, tally
+        assert set(tally.lost) <= how, tally
         assert sum(tally.lost.values()) <= under_way, tally
         assert tally.sent > 0
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubeway.planes.relay.entrance import Tally
-from kubeway.shell.relay.datagrams import came_to
 from kubeway.shell.relay.mmsg import NAME, ancillary
 from kubeway.shell.relay.replies import Replies, Reply
+from kubeway.shell.relay.udp import came_to
 from kubeway.values import Ip, show_ip
 
 

@@ -13,7 +13,7 @@ Source: net/ipv4/udp.c, net/ipv4/icmp.c (icmp_err_convert), net/ipv4/netfilter/n
 from __future__ import annotations
 
 import errno
-from _socket import AF_INET, AF_INET6, inet_pton, socket
+from _socket import AF_INET, AF_INET6, socket
 from collections.abc import Callable, Iterable
 from functools import partial
 from math import inf
@@ -33,13 +33,13 @@ from kubeway.shell.relay.udp import (
     Inbox,
     Sender,
     between,
+    came_to,
     family,
     gather,
     in_pieces,
     parties,
     pieces,
 )
-from kubeway.values import Ip
 
 _AT_ONCE: Final = 64  # datagrams read from one endpoint, before others have their turn
 _BRISK: Final = 8  # so many at once from an endpoint, and it is asked for trains
@@ -117,7 +117,7 @@ class Datagrams:
         entrance = listener.ways.get(way) or listener.ways.get((listener.anywhere, port))
         if entrance is None:
             return None
-        now, client_ip = self.loop.now, Ip(inet_pton(family(ip), client[0].partition("%")[0]))
+        now, (client_ip, _) = self.loop.now, came_to(sender[: len(told)])
         for _ in range(_TRIES):
             one, gone = self.sessions.open(
                 (listener, sender), entrance, client_ip, not listener.keeps, now, self.rng
@@ -430,8 +430,7 @@ class Line:
             except OSError:
                 self._datagrams.lose()  # a client that is gone, as with `Replies.flush`
                 return
-        for at in range(0, len(data), size) if train else (0,):
-            piece = data[at : at + size] if train else data
+        for piece in [data[at : at + size] for at in range(0, len(data), size)] if train else [data]:
             self._replies.room[: len(piece)] = piece
             self._replies.put(self._reply, len(piece), self.tally)
 
@@ -546,11 +545,6 @@ class Line:
             return  # that was all
         finally:
             self._datagrams.loop.doom(face)
-
-
-def came_to(told: bytes) -> tuple[Ip, int]:
-    """The address and port in a struct sockaddr_in or sockaddr_in6."""
-    return Ip(told[8:24] if len(told) == 28 else told[4:8]), int.from_bytes(told[2:4], "big")
 
 
 def connect(one: Session, client: Any, mark: int) -> socket:

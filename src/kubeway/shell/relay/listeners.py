@@ -28,6 +28,7 @@ from kubeway.errors import Refused
 from kubeway.planes.relay.objects import APART, List
 from kubeway.shell.relay import udp
 from kubeway.shell.relay.streams import KEEPALIVE
+from kubeway.shell.relay.transparent import transparent
 from kubeway.values import TCP, UDP, Proto, show_addr, show_ip
 
 SO_ATTACH_REUSEPORT_CBPF: Final = 51
@@ -114,7 +115,7 @@ def _one(what: Listening, port: int, mark: int) -> socket.socket:
         if not v4:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if what.transparent:
-            udp.transparent(sock)
+            transparent(sock)
         if mark:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         # Accepted sockets have these from it, so no call is spent on each. An urgent byte stays in its place:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from _socket import CMSG_LEN, MSG_DONTWAIT
+from _socket import CMSG_LEN, CMSG_SPACE, MSG_DONTWAIT
 from mmap import mmap
 from struct import Struct
 from typing import Final
@@ -111,9 +111,22 @@ def _error() -> OSError:
     return OSError(number, os.strerror(number))
 
 
-_cmsghdr: Final = Struct("@Nii").pack
+_cmsghdr: Final = Struct("@Nii")
+
+Told = list[tuple[int, int, bytes]]
+"""Ancillary data as `socket.recvmsg` has it: level, kind and value."""
 
 
 def ancillary(level: int, kind: int, value: bytes) -> bytes:
     """A struct cmsghdr with its value."""
-    return _cmsghdr(CMSG_LEN(len(value)), level, kind) + value
+    return _cmsghdr.pack(CMSG_LEN(len(value)), level, kind) + value
+
+
+def apart(data: bytes) -> Told:
+    """What is in several of these, as the kernel writes them one after the other."""
+    told, at = [], 0
+    while at < len(data):
+        length, level, kind = _cmsghdr.unpack_from(data, at)
+        told.append((level, kind, data[at + CMSG_LEN(0) : at + length]))
+        at += CMSG_SPACE(length - CMSG_LEN(0))
+    return told

@@ -35,7 +35,7 @@ from typing import Any, Final
 
 from kubeway.planes.relay.entrance import Tally
 from kubeway.shell.relay.mmsg import NAME, Batch, ancillary
-from kubeway.shell.relay.streams import IP_TRANSPARENT, IPV6_TRANSPARENT
+from kubeway.shell.relay.transparent import transparent
 from kubeway.values import Ip
 
 _IP_PKTINFO: Final = 8
@@ -86,14 +86,13 @@ def speaker(family: int, mark: int = 0) -> socket:
     try:
         if mark:
             sock.setsockopt(SOL_SOCKET, SO_MARK, mark)
+        transparent(sock)
         if family == AF_INET:
-            sock.setsockopt(IPPROTO_IP, IP_TRANSPARENT, 1)
             # Who says that a datagram was too large on the way says it to the way's address, where nobody
             # hears it for us. So routers may take them apart.
             sock.setsockopt(IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
             sock.bind(_NOBODYS)
         else:
-            sock.setsockopt(IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
             sock.setsockopt(IPPROTO_IPV6, IPV6_CHECKSUM, 6)  # the kernel puts it there
             sock.bind(_NOBODYS6)
         sock.setsockopt(SOL_SOCKET, SO_RCVBUF, 0)

@@ -13,7 +13,6 @@ from _socket import (
     AF_INET,
     AF_INET6,
     IPPROTO_IP,
-    IPPROTO_IPV6,
     IPPROTO_TCP,
     SHUT_WR,
     SO_KEEPALIVE,
@@ -47,10 +46,9 @@ from kubeway.planes.relay.stream import CLOSE, JOIN, WAIT, Command, Connect, Hal
 from kubeway.shell.relay.carry import NO_SIDE, Side, reset_on_close
 from kubeway.shell.relay.loop import BOTH, LEVEL, READ, Handler, Loop
 from kubeway.shell.relay.pipes import Pipes
+from kubeway.shell.relay.transparent import transparent
 from kubeway.values import V4, V6, Ip, show_ip
 
-IP_TRANSPARENT: Final = 19
-IPV6_TRANSPARENT: Final = 75
 IP_BIND_ADDRESS_NO_PORT: Final = 24
 
 KEEPALIVE: Final = ((TCP_KEEPIDLE, 15), (TCP_KEEPINTVL, 15), (TCP_KEEPCNT, 9))
@@ -369,10 +367,7 @@ class Connection:
         if streams.mark:
             sock.setsockopt(SOL_SOCKET, SO_MARK, streams.mark)
         if command.as_client:
-            if sock.family == AF_INET:
-                sock.setsockopt(IPPROTO_IP, IP_TRANSPARENT, 1)
-            else:
-                sock.setsockopt(IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+            transparent(sock)
             if port:
                 # Others may have the port, as long as they have it towards another endpoint.
                 sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)

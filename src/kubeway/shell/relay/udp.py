@@ -28,11 +28,12 @@ from _socket import (
     inet_ntop,
     socket,
 )
-from struct import pack, unpack, unpack_from
+from struct import pack, unpack
 from typing import Any, Final
 
-from kubeway.shell.relay.mmsg import DATA, NAME, Batch
-from kubeway.shell.relay.streams import IP_TRANSPARENT, IPV6_TRANSPARENT
+from kubeway.shell.relay.mmsg import DATA, NAME, Batch, Told, ancillary, apart
+from kubeway.shell.relay.transparent import transparent
+from kubeway.values import Ip
 
 IP_RECVORIGDSTADDR: Final = 20
 IPV6_RECVORIGDSTADDR: Final = 74
@@ -47,8 +48,6 @@ BUFFERS: Final = (BUFFER,)
 
 TOLD: Final = CMSG_SPACE(28) + CMSG_SPACE(4)
 """Room for what comes with a datagram: a struct sockaddr_in6, and the size of a train's pieces."""
-
-Told = list[tuple[int, int, bytes]]
 
 _WAITING: Final = 4 << 20  # bytes of datagrams not yet read: all clients' come by one socket
 _ANSWERS: Final = 1 << 20  # the same of one session: as much as a sender may have under way at once
@@ -105,14 +104,6 @@ def between(af: int, here: Any, there: Any, foreign: bool = True, mark: int = 0)
     return sock
 
 
-def transparent(sock: socket) -> None:
-    """Have it speak for addresses that are not the node's, too (CAP_NET_ADMIN). Of any protocol."""
-    if sock.family == AF_INET:
-        sock.setsockopt(IPPROTO_IP, IP_TRANSPARENT, 1)
-    else:
-        sock.setsockopt(IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
-
-
 # --- what comes by a listener ------------------------------------------------------------------
 
 Sender = bytes
@@ -129,12 +120,11 @@ class Inbox:
     def __init__(self, af: int) -> None:
         names = 16 if af == AF_INET else 28
         self._batch = batch = Batch(_AT_ONCE, names, TOLD)
-        self._length = CMSG_LEN(names)
         self.sizes, self.data, self.told = batch.received, batch.data, batch.controls
         """Of each, how long it is, what it holds, and how much came with it."""
         self.lone = CMSG_SPACE(names)
         """So much does with one that is no train."""
-        self.senders = [end[: NAME + self._length] for end in batch.ends]
+        self.senders = [end[: NAME + CMSG_LEN(names)] for end in batch.ends]
         """Who sent each that is no train."""
 
     def fill(self, fd: int) -> int:
@@ -143,26 +133,25 @@ class Inbox:
 
     def train(self, at: int) -> tuple[Sender, int]:
         """Who sent one that came with more than that, and the size of its pieces, 0 if it is no train."""
-        end, told = bytes(self._batch.ends[at]), self.told[at]
-        size, place, where = 0, NAME, b""
-        while place < NAME + told:
-            length, level, kind = unpack_from("@Nii", end, place)
-            if level == IPPROTO_UDP and kind == UDP_GRO:
-                size = int.from_bytes(end[place + CMSG_LEN(0) : place + CMSG_LEN(4)], sys.byteorder)
-            else:
-                where = end[place : place + self._length]
-            place += CMSG_SPACE(length - CMSG_LEN(0))
-        return end[:NAME] + where, size
+        end = bytes(self._batch.ends[at][: NAME + self.told[at]])
+        told = apart(end[NAME:])
+        return end[:NAME] + ancillary(*told[-1]), pieces(told)
 
 
 def parties(sender: Sender) -> tuple[Any, bytes]:
     """The client, as sockets have it, and the struct sockaddr that it sent to."""
     there = sender[NAME + CMSG_LEN(0) :]
-    port = int.from_bytes(sender[2:4], "big")
-    if len(there) == 16:
-        return (inet_ntop(AF_INET, sender[4:8]), port), there
+    ip, port = came_to(sender[: len(there)])
+    client = inet_ntop(family(ip), ip), port
+    if len(ip) == 4:
+        return client, there
     flow, scope = int.from_bytes(sender[4:8], "big"), int.from_bytes(sender[24:28], sys.byteorder)
-    return (inet_ntop(AF_INET6, sender[8:24]), port, flow, scope), there
+    return (*client, flow, scope), there
+
+
+def came_to(told: bytes) -> tuple[Ip, int]:
+    """The address and port in a struct sockaddr_in or sockaddr_in6."""
+    return Ip(told[8:24] if len(told) == 28 else told[4:8]), int.from_bytes(told[2:4], "big")
 
 
 # --- trains: datagrams of one size from one sender to one receiver, in one piece (GSO, GRO) ----------------
